@@ -1,0 +1,1 @@
+"""Every model that PMR is compared with."""

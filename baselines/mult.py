@@ -1,0 +1,78 @@
+"""MulT, the Multimodal Transformer (Tsai et al., ACL 2019, arXiv 1906.00295), numerically the original code.
+
+State dict names are those of the public repository, so its weights load as they are. Quirks of it that are kept:
+memory encoders have at least 3 layers; padding takes part in attention; the "causal" mask is nearly vacuous where
+lengths differ; with `only`, all three memory encoders stay in the state dict, two of them idle (frozen here).
+"""
+
+import torch
+
+from modules.multimodal import MODALITIES, MultimodalModel, by_modality
+from modules.transformer import TransformerEncoder
+
+MIN_MEMORY_LAYERS = 3
+
+
+def other_modalities(target):
+    """The two sources of a target's crossmodal encoders, in their order of concatenation."""
+    return [m for m in MODALITIES if m != target]
+
+
+class MulT(MultimodalModel):
+    """Crossmodal encoders for the six pairs of modalities, then a memory encoder for each target (MulT, figure 2).
+
+    `input_dims`, `input_lens` and `kernel_sizes` are (language, audio, vision); MulT takes sequences of any length,
+    so it makes no use of the lengths. `only` ("lonly", "aonly", "vonly") keeps one target. Attention dropout goes by
+    the source: `attn_dropout` for language and the memory encoders, `_a` for audio, `_v` for vision. `mask_padding`,
+    which the original does not have, hides padding from every attention.
+    """
+
+    source_feed_forward = False
+
+    def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, attn_mask=True, only=None,
+                 kernel_sizes=(1, 1, 1), attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0,
+                 embed_dropout=0.0, res_dropout=0.0, out_dropout=0.0, mask_padding=False):
+        if only not in (None, "lonly", "aonly", "vonly"):
+            raise ValueError(f"only is {only!r}; it can be lonly, aonly, vonly or None")
+        targets = MODALITIES if only is None else (only[0],)
+        super().__init__(
+            input_dims=input_dims, output_dim=output_dim, embed_dim=embed_dim, kernel_sizes=kernel_sizes,
+            hidden_dim=2 * embed_dim * len(targets), embed_dropout=embed_dropout, out_dropout=out_dropout,
+        )
+        self.targets = targets
+        self.mask_padding = mask_padding
+        dropout = {"relu_dropout": relu_dropout, "res_dropout": res_dropout, "embed_dropout": embed_dropout}
+        source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
+        for target in targets:
+            for source in other_modalities(target):
+                self.add_module(f"trans_{target}_with_{source}", TransformerEncoder(
+                    embed_dim, num_heads, layers, source_dropout[source], attn_mask=attn_mask,
+                    source_feed_forward=self.source_feed_forward, **dropout,
+                ))
+        for m in MODALITIES:
+            memory = TransformerEncoder(
+                2 * embed_dim, num_heads, max(layers, MIN_MEMORY_LAYERS), attn_dropout, attn_mask=attn_mask, **dropout
+            )
+            self.add_module(f"trans_{m}_mem", memory.requires_grad_(m in targets))
+
+    def forward(self, text, audio, vision, padding=None):
+        """(B, T_m, d_m) each -> prediction (B, output_dim), hidden (B, 2d per target).
+
+        `padding` is three (B, T_m) bool masks, True where a step is padding; without it, all-zero steps are.
+        """
+        Z, padding = self.project(MODALITIES, text, audio, vision, padding)  # (B, T_m, d)
+        hidden_padding = padding if self.mask_padding else dict.fromkeys(MODALITIES)
+        last = []
+        for target in self.targets:
+            crossmodal = [
+                self.get_submodule(f"trans_{target}_with_{source}")(
+                    Z[target], Z[source], padding[target], padding[source], hidden_padding[source]
+                )
+                for source in other_modalities(target)
+            ]
+            memory = self.get_submodule(f"trans_{target}_mem")(
+                torch.cat(crossmodal, dim=-1), hidden_padding=hidden_padding[target]  # (B, T_t, 2d)
+            )
+            last.append(memory[:, -1])  # (B, 2d)
+        hidden = torch.cat(last, dim=-1)
+        return self.read_out(hidden), hidden

@@ -1,0 +1,53 @@
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2) and the mask that says what may be attended to."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def attention_mask(target_len, source_len, *, causal=False, source_padding=None, device=None):
+    """Which source steps each target step may attend to, or None where it may attend to all.
+
+    `causal` hides the source steps more than |T_t - T_s| after the target step: MulT's mask, causal only where the
+    lengths agree. `source_padding` (B, T_s) hides padding, except from a target step that would see nothing else:
+    that one attends as if there were no padding, so an empty modality gives no NaN.
+
+    Returns bool, True where attention is allowed: (T_t, T_s), or (B, 1, T_t, T_s) with source_padding.
+    """
+    if not causal and source_padding is None:
+        return None
+    allowed = torch.ones(target_len, source_len, dtype=torch.bool, device=device)
+    if causal:
+        allowed = allowed.tril(abs(target_len - source_len))
+    if source_padding is None:
+        return allowed
+    visible = allowed & ~source_padding[:, None, None, :]  # (B, 1, T_t, T_s)
+    return torch.where(visible.any(dim=-1, keepdim=True), visible, allowed)
+
+
+class MultiheadAttention(nn.Module):
+    """Scaled dot-product attention of h heads. Parameter names and initialisation are the original MulT's."""
+
+    def __init__(self, embed_dim, num_heads, attn_dropout=0.0):
+        super().__init__()
+        if embed_dim % num_heads:
+            raise ValueError(f"width {embed_dim} cannot be divided into {num_heads} attention heads")
+        self.num_heads = num_heads
+        self.attn_dropout = attn_dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query, key, value, allowed=None):
+        """query (B, T_t, d), key and value (B, T_s, d) -> (B, T_t, d); `allowed` as attention_mask returns it."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, h, T, d/h)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        dropout = self.attn_dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, h, T_t, d/h) -> (B, T_t, d)

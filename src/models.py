@@ -1,0 +1,184 @@
+"""The PMR model, and the registry of every model that main.py trains."""
+
+from contextlib import contextmanager
+from functools import partial
+from inspect import Parameter, signature
+
+import torch
+from torch import nn
+
+from baselines.mult import MulT
+from baselines.mult_ffl import MulTFFL
+from modules.multimodal import MODALITIES, MultimodalModel, by_modality
+from modules.pmr_layer import ReinforcementLayer
+from modules.position_embedding import PositionEmbedding
+from modules.transformer import TransformerEncoder
+
+HUB_ORDER = ("l", "v", "a")  # the paper's Z_C = [Z_L, Z_V, Z_A]
+POOLS = ("last", "mean")
+
+
+class PMR(MultimodalModel):
+    """Progressive Modality Reinforcement (Lv et al., CVPR 2021).
+
+    `input_dims`, `input_lens` (the message weights have the length of the hub) and `kernel_sizes` are (language,
+    audio, vision). Attention dropout goes by the source of a reinforcement unit, as in MulT: `attn_dropout` for
+    language and the hub, `_a` for audio, `_v` for vision. None of the paper's hyper-parameters are public: every
+    default is our choice.
+
+    Options of its own:
+        modalities      which of "l", "a", "v" take part, e.g. "la" (an ablation)
+        message_update  "attention", "mean" or "none": the hub is averaged, or never renewed (ablations)
+        dynamic_filter  False fixes the gate G at 1/2 (an ablation)
+        residual        False is the literal form of the paper's MRU
+        message_form    "lowrank" or "full" message weights W_m, of width `message_dim` (k) and `message_rank` (r)
+        readout_layers  layers of the last encoder
+        pool            read the "last" step of each segment, or the "mean" of its real steps
+        mask_padding    hide padding from every attention
+    """
+
+    def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, kernel_sizes=(1, 1, 1),
+                 attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0, embed_dropout=0.0,
+                 res_dropout=0.0, out_dropout=0.0, mask_padding=False, modalities="lav", message_update="attention",
+                 dynamic_filter=True, residual=True, message_form="lowrank", message_dim=8, message_rank=2,
+                 readout_layers=1, pool="last"):
+        chosen = tuple(m for m in MODALITIES if m in modalities)
+        if sorted(modalities) != sorted(chosen) or not chosen:
+            raise ValueError(f"modalities is {modalities!r}; it takes some of the letters l, a and v, once each")
+        if pool not in POOLS:
+            raise ValueError(f"pool is {pool!r}; it can be {' or '.join(POOLS)}")
+        super().__init__(
+            input_dims=input_dims, output_dim=output_dim, embed_dim=embed_dim, kernel_sizes=kernel_sizes,
+            hidden_dim=embed_dim * len(chosen), embed_dropout=embed_dropout, out_dropout=out_dropout,
+            modalities=chosen,
+        )
+        self.modalities = chosen
+        self.hub_order = tuple(m for m in HUB_ORDER if m in chosen)
+        self.lengths = {m: length for m, length in by_modality(input_lens).items() if m in chosen}
+        self.mask_padding = mask_padding
+        self.pool = pool
+        source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
+        self.embed = PositionEmbedding(embed_dim, embed_dropout)
+        self.layers = nn.ModuleList(
+            ReinforcementLayer(
+                embed_dim, num_heads, sum(self.lengths.values()), {m: source_dropout[m] for m in chosen},
+                attn_dropout, relu_dropout, res_dropout, dynamic_filter, residual, message_update, message_form,
+                message_dim, message_rank,
+            )
+            for _ in range(layers)
+        )
+        self.readout = TransformerEncoder(
+            embed_dim, num_heads, readout_layers, attn_dropout, relu_dropout, res_dropout, embed_dropout
+        )
+
+    def forward(self, text, audio, vision, padding=None):
+        """(B, T_m, d_m) each -> prediction (B, output_dim), hidden (B, d per modality).
+
+        `padding` is three (B, T_m) bool masks, True where a step is padding; without it, all-zero steps are.
+        """
+        Z, padding = self.project(self.modalities, text, audio, vision, padding)
+        self._check_lengths(Z)
+        Z = {m: self.embed(Z[m], padding[m]) for m in self.modalities}  # (B, T_m, d)
+        Z_C = self.in_hub_order(Z)  # (B, T_C, d)
+        hidden_padding, hub_padding = dict.fromkeys(self.modalities), None
+        if self.mask_padding:
+            hidden_padding, hub_padding = padding, self.in_hub_order(padding)
+        for layer in self.layers:
+            Z, Z_C = layer(Z, Z_C, hidden_padding, hub_padding)
+        return self._read_segments(Z, Z_C, padding, hub_padding)
+
+    def in_hub_order(self, by_modality):
+        """[l, v, a] in time: (B, T_m, ...) of each modality -> (B, T_C, ...)."""
+        return torch.cat([by_modality[m] for m in self.hub_order], dim=1)
+
+    def _read_segments(self, Z, Z_C, padding, hub_padding):
+        """Encode [Z_C, Z_L, Z_V, Z_A] and read the modalities' segments -> prediction, hidden (B, d per modality)."""
+        both = None if hub_padding is None else hub_padding.repeat(1, 2)
+        encoded = self.readout(torch.cat([Z_C, self.in_hub_order(Z)], dim=1), hidden_padding=both)  # (B, 2 T_C, d)
+        sizes = [self.lengths[m] for m in self.hub_order]
+        segments = dict(zip(self.hub_order, encoded[:, Z_C.size(1):].split(sizes, dim=1), strict=True))
+        if self.pool == "last":
+            pooled = [segments[m][:, -1] for m in self.modalities]
+        else:
+            pooled = [mean_of_real_steps(segments[m], padding[m]) for m in self.modalities]
+        hidden = torch.cat(pooled, dim=-1)
+        return self.read_out(hidden), hidden
+
+    def _check_lengths(self, sequences):
+        lengths = {m: z.size(1) for m, z in sequences.items()}
+        if lengths != self.lengths:
+            raise ValueError(f"sequences of {lengths} steps given to a PMR that was built for {self.lengths}")
+
+    @contextmanager
+    def recording(self):
+        """Record what the model decides: `with model.recording() as record: model(text, audio, vision)`.
+
+        After each forward pass `record["gates"]` maps the name of each dynamic filter to its G (B, T_t, d), and
+        `record["alphas"]` each message update to its alpha (B, M), M in the order of `model.modalities`. Outside the
+        `with` nothing is kept and nothing slowed.
+        """
+        record = {"gates": {}, "alphas": {}}
+        hooks = [
+            module.register_forward_hook(partial(keep_output, record[kind], name.removesuffix(suffix)))
+            for name, module in self.named_modules()
+            for suffix, kind in ((".gate", "gates"), (".alpha", "alphas"))
+            if name.endswith(suffix)
+        ]
+        try:
+            yield record
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def keep_output(kept, name, module, inputs, output):
+    """A forward hook, once `kept` and `name` are bound: keep the output under the name."""
+    kept[name] = output.detach()
+
+
+def mean_of_real_steps(x, padding):
+    """Mean over the steps of (B, T, d) that padding (B, T) does not mark -> (B, d); over all where it marks all."""
+    real = (~padding | padding.all(dim=1, keepdim=True)).unsqueeze(-1)  # (B, T, 1)
+    return (x * real).sum(dim=1) / real.sum(dim=1)
+
+
+MODELS = {"PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL}
+
+COMMON_DEFAULTS = {"attn_mask": True, "only": None}  # what a model without such an option may still be told
+
+
+def find_model(name):
+    """The registry's spelling of a model's name given in any case."""
+    for known in MODELS:
+        if known.lower() == str(name).strip().lower():
+            return known
+    raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
+
+
+def model_options(name):
+    """The optional arguments of a model and their defaults."""
+    parameters = signature(MODELS[find_model(name)]).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+
+
+def build_model(name, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, **options):
+    """Build a model of the registry, initialised from torch's global generator.
+
+    The three dimensions, lengths and kernel sizes are (language, audio, vision). `options` are the optional
+    arguments of the model's class; one that the class does not have is an error, not ignored. ValueError says what
+    is wrong with a name, an option or a value.
+    """
+    name = find_model(name)
+    accepted = model_options(name)
+    for option, value in list(options.items()):
+        if option in accepted:
+            continue
+        if option not in COMMON_DEFAULTS or value != COMMON_DEFAULTS[option]:
+            users = [model for model in MODELS if option in model_options(model)]
+            of_others = f" (an option of {', '.join(users)})" if users else ""
+            raise ValueError(f"{name} has no use for {option}={value!r}{of_others}")
+        del options[option]
+    return MODELS[name](
+        input_dims=input_dims, input_lens=input_lens, output_dim=output_dim, embed_dim=embed_dim,
+        num_heads=num_heads, layers=layers, **options,
+    )
