@@ -131,6 +131,8 @@ class MessageUpdateModule(nn.Module):
         stacked = torch.stack(list(messages.values()), dim=1)  # (B, M, T_C, d)
         if not self.weighted:
             return self.ffn(stacked.mean(dim=1))
+        if hub_padding is not None:  # what is hidden has no say in the weights either
+            messages = {m: z.masked_fill(hub_padding.unsqueeze(-1), 0) for m, z in messages.items()}
         mu = torch.cat([self.score(self.weights[m](z).tanh()) for m, z in messages.items()], dim=1)  # (B, M)
         return self.ffn(torch.einsum("bm,bmtd->btd", self.alpha(mu), stacked))
 

@@ -183,7 +183,11 @@ def message_update(p, name, Z, Z_C, heads, hidden=None, hub_hidden=None, learned
     if update == "attention" and len(names) > 1:
         scores = []
         for m in names:
-            inner = message_matrix_times(p, f"{name}.weights.{m}", messages[m], form) + p[f"{name}.weights.{m}.bias"]
+            seen = messages[m].copy()
+            for t in range(len(seen)):
+                if hub_hidden is not None and hub_hidden[t]:
+                    seen[t] = 0  # a step that no attention sees has no say in the weights either
+            inner = message_matrix_times(p, f"{name}.weights.{m}", seen, form) + p[f"{name}.weights.{m}.bias"]
             scores.append(float(p[f"{name}.score.weight"][0] @ np.tanh(inner)))
         alpha = softmax(scores)
     else:
