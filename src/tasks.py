@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import isnan
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ class SentimentRegression:
     output_dim = 1
     trivial_baseline = "train mean"
     headline = ("mae", "acc2")  # what a model must beat the trivial baseline in
+    columns = MappingProxyType(  # of a table: metrics by title
+        {"MAE": "mae", "Corr": "corr", "Acc7": "acc7", "Acc2": "acc2", "F1": "f1_stock"}
+    )
 
     def read_labels(self, labels, where):
         """(N, 1, 1) array of the file -> (N, 1) float32; UserError where a label is off the scale."""
@@ -69,7 +73,15 @@ class EmotionClassification:
     @property
     def headline(self):
         """What a model must beat the trivial baseline in: every emotion's accuracy and F1."""
-        return tuple(f"{emotion}_{metric}" for emotion in self.emotions for metric in ("acc", "f1"))
+        return tuple(self.columns.values())
+
+    @property
+    def columns(self):
+        """The metrics of a table by title."""
+        return {
+            f"{emotion} {title}": f"{emotion}_{metric}"
+            for emotion in self.emotions for title, metric in (("Acc", "acc"), ("F1", "f1"))
+        }
 
     def read_labels(self, labels, where):
         """(N, K, 2) one-hot array of the file -> (N, K) int64; UserError where a pair is not one-hot."""
@@ -103,11 +115,19 @@ class EmotionClassification:
 
 
 def no_better_than(task, metrics, trivial):
-    """The headline metrics of a task in which `metrics` are no better than those of the trivial baseline."""
+    """The metrics of a task's table in which `metrics` are no better than those of the trivial baseline."""
     def better(key):
         ours, theirs = metrics[key], trivial[key]
         return not isnan(ours) and (isnan(theirs) or (ours < theirs if key in LOWER_IS_BETTER else ours > theirs))
-    return [key for key in task.headline if not better(key)]
+    return [key for key in task.columns.values() if not better(key)]
+
+
+def task_of_result(result):
+    """The task of a result.json, told by its metrics."""
+    metrics = result["test"]
+    if "mae" in metrics:
+        return SentimentRegression()
+    return EmotionClassification(tuple(key.removesuffix("_acc") for key in metrics if key.endswith("_acc")))
 
 
 def task_of_labels(shape, where):

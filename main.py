@@ -1,0 +1,100 @@
+"""Train a model on a data set and report it, or evaluate a finished run again; --help lists the flags."""
+
+import sys
+import time
+from dataclasses import replace
+
+from src.dataset import load_dataset
+from src.errors import UserError
+from src.result import check_reproduced, make_result
+from src.run_folder import RunFolder, load_checkpoint, read_result
+from src.settings import Settings, find_device, parse_flags, resolve
+from src.train import evaluate, fit
+from src.training_log import TrainingLog, result_lines
+
+
+def main(argv=None):
+    """Run the command line; returns the exit code."""
+    try:
+        flags = parse_flags(argv)
+        if "eval" in flags:
+            evaluate_again(**flags)
+        else:
+            train(flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def train(flags):
+    """Flags -> settings -> data -> model -> fit -> report."""
+    start = time.time()
+    settings, sources = resolve(flags)
+    device = find_device(settings.device)
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned)
+    model = settings.build_model(dataset).to(device)
+
+    run = RunFolder(settings.run_path)
+    log = TrainingLog(run, settings, dataset)
+    log.head(settings, sources, dataset, model, device)
+    config = {"settings": settings.recorded(), "input_dims": dataset.input_dims, "input_lens": dataset.input_lens}
+    run.write_json("config.json", {**config, "sources": sources})
+
+    try:
+        selected, best_on_test = fit(
+            model, dataset, device=device, **settings.training(), on_batch=log.on_batch, on_epoch=log.on_epoch,
+            on_best=lambda epoch: run.save_checkpoint(model, epoch, config),
+        )
+    finally:
+        log.close()
+
+    result = make_result(
+        settings, dataset, model, device, selected, best_on_test, log.epochs, time.time() - start
+    )
+    run.save_predictions(**{
+        f"{split}_{name}": value
+        for split, evaluation in (("valid", selected.valid), ("test", selected.test))
+        for name, value in {
+            "ids": dataset.splits[split].ids, "predictions": evaluation.predictions.numpy(),
+            "labels": dataset.splits[split].labels.numpy(),
+        }.items()
+    })
+    run.write_json("result.json", result)
+    run.log(*result_lines(dataset.task, result, selected.test), f"# results in {run.path}")
+
+
+def evaluate_again(eval, **flags):
+    """Rebuild the model of a run from its checkpoint alone, evaluate it, and compare with what the run reported."""
+    if not_allowed := set(flags) - {"data_path", "device"}:
+        raise UserError(f"--eval takes its settings from the run: leave out --{', --'.join(sorted(not_allowed))}")
+    checkpoint = load_checkpoint(eval)
+    try:
+        settings = replace(Settings(**checkpoint["config"]["settings"]), **flags)
+    except TypeError as error:
+        raise UserError(f"{eval}/checkpoint.pt was written by another version of this code: {error}") from error
+    device = find_device(settings.device)
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned)
+    model = settings.build_model(dataset).to(device)
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{eval}/checkpoint.pt does not fit the data or the code: {reason}") from error
+
+    valid, test = (
+        evaluate(model, dataset.splits[split], dataset.task, batch_size=settings.batch_size, device=device)
+        for split in ("valid", "test")
+    )
+    print(*dataset.task.log_lines(test.metrics), f"# epoch {checkpoint['epoch']} of {eval}", sep="\n")
+    if (result := read_result(eval)) is None:
+        print(f"# {eval} has no result.json: the run did not finish, and there is nothing to compare with")
+    else:
+        check_reproduced(result, valid, test, eval)
+        print("# reproduces result.json")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

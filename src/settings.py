@@ -1,0 +1,230 @@
+"""What a user asks for, joined with the preset of the data set into one frozen record.
+
+A value comes from a flag, else from the preset, else from the stock default. Presets: `paper` is the row of the data
+set in MulT's Table 5, the default for a known data set; `stock` is the original's command-line defaults, the default
+for any other. PMR takes the same rows: that is this project's choice, since its own settings were never published.
+"""
+
+import argparse
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+
+from src.dataset import DatasetSpec, find_spec
+from src.errors import UserError
+from src.models import MODELS, build_model, find_model, model_options
+
+OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
+PRESETS = ("paper", "stock")
+
+
+def count(minimum):
+    """An argparse type: a whole number from minimum up."""
+    def whole_number(text):
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is too small; it must be {minimum} or more")
+        return int(text)
+    return whole_number
+
+
+def probability(text):
+    """An argparse type: a dropout rate."""
+    if not 0 <= float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a dropout rate; it must be 0 or more and below 1")
+    return float(text)
+
+
+def positive(text):
+    """An argparse type: a finite number above 0."""
+    if not 0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return float(text)
+
+
+def flag(group, default, help, **argparse_options):
+    """A field of Settings and its command-line flag, --{field} unless `names` says otherwise."""
+    return field(default=default, metadata={"group": group, "help": help, **argparse_options})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run. Defaults are the original's where it has the flag."""
+
+    model: str = flag("task", "MulT", "PMR, MulT or MulT-FFL, in any case")
+    dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, demo, or NAME of NAME_data.pkl")
+    aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
+    data_path: str = flag("task", "data", "folder of the data files")
+    preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock",
+                              choices=PRESETS)
+    only: str | None = field(default=None)  # of the flags --lonly, --aonly, --vonly
+
+    attn_dropout: float = flag("dropout", 0.1, "attention to language, and self-attention", type=probability)
+    attn_dropout_a: float = flag("dropout", 0.0, "attention to audio", type=probability)
+    attn_dropout_v: float = flag("dropout", 0.0, "attention to vision", type=probability)
+    relu_dropout: float = flag("dropout", 0.1, "inside the feed-forward blocks", type=probability)
+    embed_dropout: float = flag("dropout", 0.25, "on the text features and on embedded sequences", type=probability)
+    res_dropout: float = flag("dropout", 0.1, "on each branch before its residual", type=probability)
+    out_dropout: float = flag("dropout", 0.0, "in the output block", type=probability)
+
+    nlevels: int = flag("architecture", 5, "layers D", type=count(1))
+    num_heads: int = flag("architecture", 5, "attention heads h", type=count(1))
+    embed_dim: int = flag("architecture", 30, "width d that the modalities are projected to", type=count(1))
+    kernel_l: int = flag("architecture", 1, "steps that the projection of language spans", type=count(1))
+    kernel_a: int = flag("architecture", 1, "steps that the projection of audio spans", type=count(1))
+    kernel_v: int = flag("architecture", 1, "steps that the projection of vision spans", type=count(1))
+    attn_mask: bool = flag("architecture", True, "switch the causal mask of MulT OFF, as the original's --attn_mask "
+                           "does; without this flag it is on. PMR has none",
+                           names=("--no_attn_mask", "--attn_mask"), action="store_false")
+    mask_padding: bool = flag("architecture", False, "hide padding from attention; the original does not",
+                              action="store_true")
+
+    modalities: str | None = flag("PMR", None, "modalities that take part, e.g. la or v")
+    message_update: str | None = flag("PMR", None, "how the hub is renewed: attention, mean or none")
+    dynamic_filter: bool | None = flag("PMR", None, "fix the gate G at 1/2",
+                                       names=("--no_dynamic_filter",), action="store_false")
+    residual: bool | None = flag("PMR", None, "the literal reinforcement unit, no residual around its branches",
+                                 names=("--no_residual",), action="store_false")
+    message_form: str | None = flag("PMR", None, "weights of the message attention: lowrank or full")
+    message_dim: int | None = flag("PMR", None, "width k of the message score", type=count(1))
+    message_rank: int | None = flag("PMR", None, "rank r of lowrank message weights", type=count(1))
+    readout_layers: int | None = flag("PMR", None, "layers of the last encoder", type=count(1))
+    pool: str | None = flag("PMR", None, "what is read of each segment: last (step) or mean")
+
+    batch_size: int = flag("training", 24, "samples a step", type=count(1))
+    batch_chunk: int = flag("training", 1, "parts that a batch is computed in, to save memory", type=count(1))
+    lr: float = flag("training", 1e-3, "initial learning rate", type=positive)
+    optim: str = flag("training", "Adam", "optimizer", choices=OPTIMIZERS)
+    clip: float = flag("training", 0.8, "largest norm of the gradient", type=positive)
+    num_epochs: int = flag("training", 40, "epochs", type=count(1))
+    when: int = flag("training", 20, "epochs without a better validation loss before lr falls to a tenth",
+                     type=count(0))
+    early_stop: int = flag("training", 0, "epochs without a better validation loss before the run ends; 0 is never",
+                           type=count(0))
+    seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
+
+    device: str = flag("run", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
+    results_dir: str = flag("run", "results", "folder of the results")
+    name: str | None = flag("run", None, "name of the trial, added to the model's folder")
+    log_interval: int = flag("run", 30, "batches between two lines of the log", type=count(1))
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """What is known of the data set."""
+        return find_spec(self.dataset)
+
+    @property
+    def run_path(self):
+        """results/<dataset>/<aligned|unaligned>/<model>[-<name>]/seed<k>"""
+        alignment = "aligned" if self.aligned else "unaligned"
+        model = self.model + (f"-{self.name}" if self.name else "")
+        return Path(self.results_dir) / self.dataset / alignment / model / f"seed{self.seed}"
+
+    def recorded(self):
+        """The settings by name, without the options of other models."""
+        of_others = set().union(*map(model_options, MODELS)) - set(model_options(self.model))
+        return {name: value for name, value in asdict(self).items() if name not in of_others}
+
+    def training(self):
+        """The settings that `fit` takes."""
+        names = (
+            "optim", "lr", "num_epochs", "when", "early_stop", "batch_size", "batch_chunk", "clip", "seed"
+        )
+        return {name: getattr(self, name) for name in names}
+
+    def build_model(self, dataset):
+        """The model for a data set, initialised from the seed; UserError where settings and data do not fit."""
+        torch.manual_seed(self.seed)
+        dropouts = [f.name for f in fields(self) if f.metadata.get("group") == "dropout"]
+        options = {name: getattr(self, name) for name in (*dropouts, "attn_mask", "only", "mask_padding")}
+        own = {name: getattr(self, name) for name in OWN_OPTIONS if getattr(self, name) is not None}
+        try:
+            return build_model(
+                self.model, input_dims=dataset.input_dims, input_lens=dataset.input_lens,
+                output_dim=dataset.task.output_dim, embed_dim=self.embed_dim, num_heads=self.num_heads,
+                layers=self.nlevels, kernel_sizes=(self.kernel_l, self.kernel_a, self.kernel_v), **options, **own,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+OWN_OPTIONS = tuple(f.name for f in fields(Settings) if f.metadata.get("group") == "PMR")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that raises its complaint instead of printing usage and leaving."""
+
+    def error(self, message):
+        raise UserError(f"{message} (python main.py --help lists the flags)")
+
+
+def make_parser():
+    """The command line of main.py. Only flags that are given appear in what it parses."""
+    parser = Parser(
+        prog="main.py", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        description="Train and evaluate PMR, MulT or MulT-FFL on unaligned or aligned multimodal sequences.",
+    )
+    groups = {}
+    for f in fields(Settings):
+        options = dict(f.metadata)
+        if not options:
+            continue
+        title, names = options.pop("group"), options.pop("names", (f"--{f.name}",))
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        if "action" not in options and f.default is not None:
+            options["help"] += f" (stock: {f.default})"
+        groups[title].add_argument(*names, dest=f.name, **options)
+    for only, target in (("lonly", "language"), ("aonly", "audio"), ("vonly", "vision")):
+        groups["task"].add_argument(f"--{only}", action="append_const", dest="only", const=only,
+                                    help=f"MulT: keep the crossmodal fusion into {target} alone")
+    groups["run"].add_argument("--no_cuda", action="store_true", help="the same as --device cpu")
+    groups["run"].add_argument("--eval", metavar="DIR", help="evaluate the finished run of this folder again")
+    return parser
+
+
+def parse_flags(argv):
+    """The flags given on a command line, by name; UserError where they are wrong or contradict each other."""
+    flags = vars(make_parser().parse_args(argv))
+    if "only" in flags:
+        if len(set(flags["only"])) > 1:
+            raise UserError(f"--{' and --'.join(flags['only'])} exclude each other; give one of them")
+        flags["only"] = flags["only"][0]
+    if flags.pop("no_cuda", False) and flags.setdefault("device", "cpu") != "cpu":
+        raise UserError(f"--no_cuda contradicts --device {flags['device']}; leave one of them out")
+    return flags
+
+
+def resolve(flags):
+    """Settings of the flags given, and {name: where its value came from}."""
+    spec = find_spec(flags.get("dataset", Settings.dataset))
+    try:
+        model = find_model(flags.get("model", Settings.model))
+    except ValueError as error:
+        raise UserError(f"--model: {error}") from error
+    preset = flags.get("preset") or ("paper" if spec.paper else "stock")
+    if preset == "paper" and not spec.paper:
+        raise UserError(f"--preset paper: MulT's Table 5 has no row for {spec.name!r}; use --preset stock")
+    values = {f.name: (f.default, "stock default") for f in fields(Settings)}
+    own = {name: default for name, default in model_options(model).items() if name in OWN_OPTIONS}
+    values |= {name: (default, f"default of {model}") for name, default in own.items()}
+    if preset == "paper":
+        values |= {name: (value, spec.paper_source) for name, value in spec.paper.items()}
+    values |= {name: (value, "flag") for name, value in flags.items()}
+    values |= {"model": (model, values["model"][1]), "dataset": (spec.name, values["dataset"][1]),
+               "preset": (preset, "flag" if "preset" in flags else "default of the data set")}
+    settings = Settings(**{name: value for name, (value, _) in values.items()})
+    return settings, {name: values[name][1] for name in settings.recorded()}
+
+
+def find_device(name):
+    """The torch device of --device; UserError where this machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--device {name} cannot be used here: {reason}; try --device cpu") from error
+    return device
