@@ -1,0 +1,211 @@
+"""main.py as a user meets it: the files and lines of a run, its repetition and re-evaluation, and its errors."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from main import main
+from src.dataset import find_spec, load_dataset
+from src.models import MODELS
+from tests.data_files import make_splits, write_dataset
+
+SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "2", "--batch_size", "5",
+         "--log_interval", "1"]
+FORMS = [
+    r"Epoch +\d+ \| Batch +\d+/ +\d+ \| Time/Batch\(ms\) +\d+\.\d\d \| Train Loss \d+\.\d{4}",
+    r"-{50}",
+    r"Epoch +\d+ \| Time \d+\.\d{4} sec \| Valid Loss \d+\.\d{4} \| Test Loss \d+\.\d{4}",
+    r"# .*",
+]
+SENTIMENT_FORMS = [rf"{name}:  (-?\d+\.\d+(e-\d+)?|nan)" for name in (
+    "MAE", "Correlation Coefficient", "mult_acc_7", "mult_acc_5", "F1 score", "Accuracy"
+)]
+EMOTION_FORMS = [r"(Neutral|Happy|Sad|Angry): ", r"  - F1 Score:  \d\.\d+", r"  - Accuracy:  \d\.\d+"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A data folder with a sentiment set `mine`, aligned and not, and an IEMOCAP; results go beside it."""
+    data = tmp_path / "data"
+    data.mkdir()
+    write_dataset(data, "mine", make_splits(), aligned=False)
+    write_dataset(data, "mine", make_splits(lens=(7, 7, 7)), aligned=True)
+    write_dataset(data, "iemocap", make_splits(task="emotion"), aligned=False)
+    return tmp_path
+
+
+def command(folder, *arguments, dataset="mine", results="results"):
+    return ["--dataset", dataset, "--data_path", str(folder / "data"), "--results_dir", str(folder / results),
+            "--device", "cpu", *SMALL, *arguments]
+
+
+def metrics_without_time(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("arguments, run", [
+    ([], "mine/unaligned/{}/seed1111"),
+    (["--aligned", "--seed", "7", "--mask_padding"], "mine/aligned/{}/seed7"),
+])
+def test_a_run_leaves_a_whole_folder(folder, capsys, model, arguments, run):
+    assert main(command(folder, "--model", model.lower(), *arguments)) == 0
+    run = folder / "results" / run.format(model)
+    assert {path.name for path in run.iterdir()} == {
+        "config.json", "log.txt", "metrics.jsonl", "predictions.npz", "checkpoint.pt", "result.json"
+    }
+    assert (run / "log.txt").read_text() == capsys.readouterr().out
+
+    config = json.loads((run / "config.json").read_text())
+    assert config["settings"]["model"] == model
+    assert (config["settings"]["embed_dim"], config["sources"]["embed_dim"]) == (8, "flag")
+    assert (config["settings"]["lr"], config["sources"]["lr"]) == (1e-3, "stock default")
+
+    epochs = metrics_without_time(run)
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert {"train_loss", "valid_loss", "test_loss", "lr", "valid_mae", "test_f1_stock"} < set(epochs[0])
+
+    result = json.loads((run / "result.json").read_text())
+    best = min(epochs, key=lambda epoch: epoch["valid_loss"])
+    assert result["selected_epoch"] == best["epoch"]
+    assert result["test"] == {key.removeprefix("test_"): value for key, value in best.items() if "test_" in key}
+    assert result["test_selected"]["test"]["loss"] == min(epoch["test_loss"] for epoch in epochs)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+    assert 0 < result["parameters"] <= sum(tensor.numel() for tensor in state.values())
+
+    predictions = np.load(run / "predictions.npz")
+    assert list(predictions["test_ids"]) == load_ids(folder, arguments)
+    error = np.abs(predictions["test_predictions"] - predictions["test_labels"]).mean()
+    assert error == pytest.approx(result["test"]["mae"], rel=1e-6)
+
+
+def load_ids(folder, arguments):
+    return load_dataset(find_spec("mine"), folder / "data", "--aligned" in arguments).splits["test"].ids
+
+
+@pytest.mark.parametrize("dataset, forms", [("mine", SENTIMENT_FORMS), ("iemocap", EMOTION_FORMS)])
+def test_every_line_of_the_log_has_the_original_form_or_a_hash(folder, dataset, forms):
+    assert main(command(folder, dataset=dataset)) == 0
+    lines = next((folder / "results").glob("*/*/*/*/log.txt")).read_text().splitlines()
+    for line in lines:
+        assert any(re.fullmatch(form, line) for form in FORMS + forms), line
+    for form in FORMS + forms:
+        assert any(re.fullmatch(form, line) for line in lines), form
+    # 12 samples in batches of 5: 3 batches, of which the original counts 2; batch 0 has no line
+    batches = [line.split("|")[1] for line in lines if "| Batch" in line]
+    assert batches == [" Batch   1/  2 ", " Batch   2/  2 "] * 2
+
+
+def test_the_trivial_baseline_stands_beside_the_result(folder, capsys):
+    main(command(folder, "--lr", "1e-12"))  # learns nothing
+    result = json.loads((folder / "results/mine/unaligned/MulT/seed1111/result.json").read_text())
+    labels = make_splits()
+    mean, truth = labels["train"]["labels"].mean(), labels["test"]["labels"]
+    assert result["trivial_baseline"]["test"]["mae"] == pytest.approx(np.abs(truth - mean).mean(), rel=1e-5)
+    assert result["no_better_than_trivial"] is True
+    assert "# NO BETTER than the train mean baseline in: mae" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_seed_gives_the_same_run(folder, model):
+    dropout = ["--model", model, "--attn_dropout_a", "0.2"]
+    for results, seed in (("one", "5"), ("two", "5"), ("three", "6")):
+        assert main(command(folder, *dropout, "--seed", seed, results=results)) == 0
+    one, two, three = (
+        metrics_without_time(next((folder / name).glob("*/*/*/*"))) for name in ("one", "two", "three")
+    )
+    assert one == two
+    assert one != three
+
+
+@pytest.mark.parametrize("dataset", ["mine", "iemocap"])
+@pytest.mark.parametrize("model", MODELS)
+def test_eval_needs_the_checkpoint_alone(folder, capsys, model, dataset):
+    main(command(folder, "--model", model, dataset=dataset))
+    run = next((folder / "results").glob("*/*/*/*"))
+    original = [line for line in capsys.readouterr().out.splitlines() if re.match("MAE|  - F1", line)]
+    assert main(["--eval", str(run)]) == 0
+    again = capsys.readouterr().out
+    assert original == [line for line in again.splitlines() if re.match("MAE|  - F1", line)]
+    assert "# reproduces result.json" in again
+    for path in run.iterdir():
+        if path.name != "checkpoint.pt":
+            path.unlink()
+    assert main(["--eval", str(run)]) == 0
+    assert "nothing to compare with" in capsys.readouterr().out
+
+
+def test_eval_says_when_numbers_differ(folder, capsys):
+    main(command(folder))
+    write_dataset(folder / "data", "mine", make_splits(seed=9), aligned=False)
+    run = folder / "results/mine/unaligned/MulT/seed1111"
+    assert main(["--eval", str(run)]) == 2
+    assert "is not reproduced: valid loss was" in capsys.readouterr().err
+
+
+def test_a_second_run_keeps_the_first(folder):
+    for lr in ("1e-3", "2e-3"):
+        assert main(command(folder, "--lr", lr)) == 0
+    runs = folder / "results/mine/unaligned/MulT"
+    rates = {run.name: json.loads((run / "config.json").read_text())["settings"]["lr"] for run in runs.iterdir()}
+    assert rates == {"seed1111.1": 1e-3, "seed1111": 2e-3}
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda run: (run / "checkpoint.pt").unlink(), "checkpoint.pt is missing"),
+    (lambda run: (run / "checkpoint.pt").write_bytes(b""), "is damaged or not a checkpoint"),
+    (lambda run: (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:900]), "is damaged"),
+    (lambda run: torch.save({"format": 0}, run / "checkpoint.pt"), "has format 0; this version reads 1"),
+    (lambda run: torch.save(torch.nn.Linear(1, 1), run / "checkpoint.pt"), "is damaged or not a checkpoint"),
+    (lambda run: (run / "result.json").write_text('{"format": 1,'), "result.json is damaged"),
+])
+def test_damaged_runs_are_not_evaluated(folder, capsys, spoil, words):
+    main(command(folder))
+    run = folder / "results/mine/unaligned/MulT/seed1111"
+    spoil(run)
+    assert main(["--eval", str(run)]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--dataset", "mosei", "--aligned", "--model", "PMR"], "data/mosei_senti_data.pkl is missing: get the MulT"),
+    (["--dataset", "yours"], "data/yours_data_noalign.pkl is missing: put it there"),
+    (["--dataset", "iemocap", "--aligned"], "iemocap_data_noalign.pkl is there: leave out --aligned"),
+    (["--dataset", "mine", "--pool", "mean"], "MulT has no use for pool='mean' (an option of PMR)"),
+    (["--dataset", "mine", "--model", "PMR", "--vonly"], "PMR has no use for only='vonly'"),
+    (["--dataset", "mine", "--num_heads", "7"], "width 30 cannot be divided into 7 attention heads"),
+    (["--dataset", "mine", "--device", "cuda:99"], "--device cuda:99 cannot be used here"),
+    (["--dataset", "mine", "--device", "abacus"], "--device abacus cannot be used here"),
+    (["--dataset", "mine", "--results_dir", "data/mine_data.pkl"], "results cannot be written to"),
+    (["--eval", "nowhere"], "nowhere/checkpoint.pt is missing"),
+    (["--eval", "nowhere", "--lr", "1"], "--eval takes its settings from the run: leave out --lr"),
+])
+def test_errors_are_one_line_and_change_nothing(folder, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert captured.out == ""
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_command_line_exit_code_and_no_bar_in_a_pipe(folder):
+    """Through the real interpreter: importing does nothing, errors end with 2, and a pipe gets plain lines."""
+    script = Path(__file__).parent.parent / "main.py"
+    def run(*arguments):
+        return subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True,
+                              check=False)
+    assert run("--dataset", "mosei").returncode == 2
+    finished = run(*command(folder))
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "\r" not in finished.stdout

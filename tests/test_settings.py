@@ -1,0 +1,99 @@
+"""Where a setting comes from, and what is refused."""
+
+import pytest
+
+from src.errors import UserError
+from src.settings import make_parser, parse_flags, resolve
+
+ORIGINAL_DEFAULTS = {
+    "attn_dropout": 0.1, "attn_dropout_a": 0.0, "attn_dropout_v": 0.0, "relu_dropout": 0.1, "embed_dropout": 0.25,
+    "res_dropout": 0.1, "out_dropout": 0.0, "nlevels": 5, "num_heads": 5, "attn_mask": True, "batch_size": 24,
+    "clip": 0.8, "lr": 1e-3, "optim": "Adam", "num_epochs": 40, "when": 20, "batch_chunk": 1, "log_interval": 30,
+    "seed": 1111, "embed_dim": 30, "kernel_l": 1, "kernel_a": 1, "kernel_v": 1,
+}
+
+
+def settings_of(line):
+    return resolve(parse_flags(line.split()))
+
+
+def test_stock_is_the_original_command_line():
+    settings, sources = settings_of("--dataset mosi --preset stock")
+    assert {name: getattr(settings, name) for name in ORIGINAL_DEFAULTS} == ORIGINAL_DEFAULTS
+    assert sources["lr"] == "stock default"
+    assert (settings.model, settings.preset) == ("MulT", "stock")
+
+
+@pytest.mark.parametrize("dataset, row", [
+    ("mosei", {"batch_size": 16, "lr": 1e-3, "num_heads": 8, "clip": 1.0, "num_epochs": 20, "embed_dropout": 0.3,
+               "attn_dropout": 0.1, "kernel_l": 1, "kernel_a": 3, "kernel_v": 3}),
+    ("mosi", {"batch_size": 128, "lr": 1e-3, "num_heads": 10, "clip": 0.8, "num_epochs": 100, "embed_dropout": 0.2,
+              "attn_dropout": 0.2, "kernel_l": 1, "kernel_a": 3, "kernel_v": 3}),
+    ("iemocap", {"batch_size": 32, "lr": 2e-3, "num_heads": 10, "clip": 0.8, "num_epochs": 30, "embed_dropout": 0.3,
+                 "attn_dropout": 0.25, "kernel_l": 3, "kernel_a": 5, "kernel_v": 3}),
+])
+@pytest.mark.parametrize("model", ["PMR", "MulT", "MulT-FFL"])
+def test_known_data_sets_take_their_row_of_table_5(dataset, row, model):
+    settings, sources = settings_of(f"--dataset {dataset} --model {model}")
+    row |= {"embed_dim": 40, "nlevels": 4, "out_dropout": 0.1}
+    assert {name: getattr(settings, name) for name in row} == row
+    assert all(sources[name].startswith("MulT Table 5") for name in row)
+    assert settings.preset == "paper"
+
+
+def test_flags_win_and_say_so():
+    settings, sources = settings_of("--dataset mosi --lr 0.5 --model pmr --pool mean")
+    assert (settings.lr, sources["lr"]) == (0.5, "flag")
+    assert (settings.model, settings.pool, sources["pool"]) == ("PMR", "mean", "flag")
+    assert (settings.message_form, sources["message_form"]) == ("lowrank", "default of PMR")
+
+
+def test_unknown_data_sets_start_from_stock():
+    settings, _ = settings_of("--dataset mine")
+    assert (settings.preset, settings.batch_size) == ("stock", 24)
+
+
+@pytest.mark.parametrize("name", ["mosei", "mosei_senti", "MOSEI"])
+def test_mosei_has_one_results_folder(name):
+    settings, _ = settings_of(f"--dataset {name} --model pmr --aligned --seed 3 --results_dir out --name trial")
+    assert settings.run_path.as_posix() == "out/mosei/aligned/PMR-trial/seed3"
+
+
+@pytest.mark.parametrize("line, expected", [
+    ("", True), ("--attn_mask", False), ("--no_attn_mask", False),
+])
+def test_attn_mask_keeps_the_polarity_of_the_original(line, expected):
+    assert settings_of(f"{line}")[0].attn_mask is expected
+    assert "OFF" in make_parser().format_help()
+
+
+def test_records_hold_only_what_the_model_has():
+    mult, pmr = (settings_of(f"--model {model}")[0].recorded() for model in ("MulT", "PMR"))
+    assert "message_update" in pmr
+    assert "message_update" not in mult
+    assert "attn_mask" in mult
+    assert "attn_mask" not in pmr
+
+
+@pytest.mark.parametrize("line, words", [
+    ("--learning_rate 1", "unrecognized arguments: --learning_rate"),
+    ("--drop 0.1", "unrecognized arguments"),
+    ("--lonly --aonly", "--lonly and --aonly exclude each other"),
+    ("--no_cuda --device cuda", "--no_cuda contradicts --device cuda"),
+    ("--res_dropout 1", "1 is not a dropout rate"),
+    ("--embed_dropout -0.1", "-0.1 is not a dropout rate"),
+    ("--relu_dropout nan", "nan is not a dropout rate"),
+    ("--num_epochs 0", "0 is too small"),
+    ("--batch_size 2.5", "invalid"),
+    ("--lr 0", "0 is not a positive number"),
+    ("--clip inf", "inf is not a positive number"),
+    ("--optim Adamm", "invalid choice"),
+    ("--model LSTM", "no model is called 'LSTM'"),
+    ("--dataset ../mosi", "is not a name"),
+    ("--dataset mine --preset paper", "MulT's Table 5 has no row for 'mine'"),
+])
+def test_wrong_flags_are_named(line, words):
+    with pytest.raises(UserError) as error:
+        settings_of(line)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
