@@ -43,11 +43,21 @@ class MultiheadAttention(nn.Module):
 
     def forward(self, query, key, value, allowed=None):
         """query (B, T_t, d), key and value (B, T_s, d) -> (B, T_t, d); `allowed` as attention_mask returns it."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, h, T, d/h)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        )
+        q, k, v = self._heads(query, key, value)
         dropout = self.attn_dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, h, T_t, d/h) -> (B, T_t, d)
+
+    def weights(self, query, key, value, allowed=None):
+        """What `forward` weighs the values by, without dropout: (B, h, T_t, T_s)."""
+        q, k, _ = self._heads(query, key, value)
+        scores = q @ k.transpose(-2, -1) / q.size(-1) ** 0.5  # (B, h, T_t, T_s)
+        return (scores if allowed is None else scores.masked_fill(~allowed, float("-inf"))).softmax(dim=-1)
+
+    def _heads(self, query, key, value):
+        """Projected query, key and value: (B, T, d) -> (B, h, T, d/h)."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        return [
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        ]

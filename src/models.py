@@ -113,15 +113,21 @@ class PMR(MultimodalModel):
     def recording(self):
         """Record what the model decides: `with model.recording() as record: model(text, audio, vision)`.
 
-        After each forward pass `record["gates"]` maps the name of each dynamic filter to its G (B, T_t, d), and
-        `record["alphas"]` each message update to its alpha (B, M), M in the order of `model.modalities`. Outside the
-        `with` nothing is kept and nothing slowed.
+        After each forward pass `record["gates"]` maps the name of each dynamic filter to its G (B, T_t, d),
+        `record["alphas"]` each message update to its alpha (B, M), M in the order of `model.modalities`, and
+        `record["attention"]` each reinforcement unit to the mean over heads of its crossmodal weights (B, T_t, T_s).
+        Outside the `with` nothing is kept and nothing slowed.
         """
-        record = {"gates": {}, "alphas": {}}
+        record = {"gates": {}, "alphas": {}, "attention": {}}
+        readings = {
+            ".gate": ("gates", lambda module, inputs, output: output),
+            ".alpha": ("alphas", lambda module, inputs, output: output),
+            ".cross_attn": ("attention", lambda module, inputs, output: module.weights(*inputs).mean(dim=1)),
+        }
         hooks = [
-            module.register_forward_hook(partial(keep_output, record[kind], name.removesuffix(suffix)))
+            module.register_forward_hook(partial(keep_reading, record[kind], name.removesuffix(suffix), read))
             for name, module in self.named_modules()
-            for suffix, kind in ((".gate", "gates"), (".alpha", "alphas"))
+            for suffix, (kind, read) in readings.items()
             if name.endswith(suffix)
         ]
         try:
@@ -131,9 +137,9 @@ class PMR(MultimodalModel):
                 hook.remove()
 
 
-def keep_output(kept, name, module, inputs, output):
-    """A forward hook, once `kept` and `name` are bound: keep the output under the name."""
-    kept[name] = output.detach()
+def keep_reading(kept, name, read, module, inputs, output):
+    """A forward hook, once its first three arguments are bound: keep under the name what is read of the pass."""
+    kept[name] = read(module, inputs, output).detach()
 
 
 def mean_of_real_steps(x, padding):

@@ -202,6 +202,17 @@ def test_attention_mask_is_the_original_band():
     assert torch.equal(masked[1], torch.ones(3, 3).tril().bool())  # nothing else to see
 
 
+@every_padding
+def test_attention_weights_are_those_of_the_forward_pass(mask_padding):
+    torch.manual_seed(0)
+    attention, x, y = MultiheadAttention(6, 2).double(), torch.randn(2, 4, 6).double(), torch.randn(2, 5, 6).double()
+    padding = torch.arange(5).expand(2, 5) < 2 if mask_padding else None
+    allowed = attention_mask(4, 5, source_padding=padding)
+    values = attention._heads(y, y, y)[2]
+    by_weights = attention.out_proj((attention.weights(x, y, y, allowed) @ values).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attention(x, y, y, allowed), by_weights)
+
+
 def test_attention_dropout_is_unbiased():
     torch.manual_seed(0)
     attention = MultiheadAttention(8, 2, attn_dropout=0.4)
@@ -254,6 +265,9 @@ def test_recording_ends_with_its_block():
         model(*inputs)
     assert record["gates"]["layers.1.reinforce.a.filter"].shape == (4, LENS[1], 8)
     torch.testing.assert_close(record["alphas"]["layers.0.update"].sum(dim=1), torch.ones(4))
+    attention = record["attention"]["layers.0.reinforce.v"]  # from the hub to vision
+    assert attention.shape == (4, LENS[2], sum(LENS))
+    torch.testing.assert_close(attention.sum(dim=2), torch.ones(4, LENS[2]))
     seen = len(record["gates"])
     record["gates"].clear()
     model(*inputs)
