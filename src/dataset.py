@@ -15,7 +15,7 @@ import torch
 
 from modules.position_embedding import padding_mask
 from src.demo import make_demo
-from src.errors import UserError
+from src.errors import UserError, printable
 from src.safe_pickle import RefusedPickle, load_arrays
 from src.tasks import EmotionClassification, SentimentRegression, task_of_labels
 
@@ -132,9 +132,9 @@ def load_dataset(spec, data_path="data", aligned=False):
     if spec.make:
         return check_dataset(spec.make(aligned), spec, aligned, spec.name)
     path = spec.file(data_path, aligned)
-    if not path.is_file():
-        raise UserError(missing_file_message(spec, path, data_path, aligned))
     try:
+        if not path.is_file():
+            raise UserError(missing_file_message(spec, path, data_path, aligned))
         with path.open("rb") as file:
             raw = load_arrays(file)
     except RefusedPickle as error:
@@ -192,7 +192,8 @@ def _item(container, key, where):
     if not isinstance(container, dict):
         raise UserError(f"{where} is a {type(container).__name__}, not a dict that holds {key!r}")
     if key not in container:
-        raise UserError(f"{where} has no {key!r}; it has {', '.join(sorted(map(str, container))) or 'nothing'}")
+        there = ", ".join(sorted(map(printable, container))) or "nothing"
+        raise UserError(f"{where} has no {key!r}; it has {there}")
     return container[key]
 
 
@@ -205,12 +206,12 @@ def _numbers(array, where):
 
 def _finite_features(array, key, place, notes):
     """The array as a float32 tensor. -inf in audio becomes 0, as in the original; nothing else may be non-finite."""
-    array = array.astype(np.float32)
-    if key == "audio":
-        silent = np.isneginf(array)
-        if silent.any():
-            notes.append(f"{place} audio: {silent.sum()} elements of -inf set to 0")
-            array[silent] = 0
+    silent = np.isneginf(array) & (key == "audio")
+    with np.errstate(over="ignore"):  # what overflows is found below
+        array = array.astype(np.float32)
+    if silent.any():
+        notes.append(f"{place} audio: {silent.sum()} elements of -inf set to 0")
+        array[silent] = 0
     broken = ~np.isfinite(array)
     if broken.any():
         sample, step, feature = np.argwhere(broken)[0]
@@ -225,12 +226,15 @@ def _ids(raw, samples, place):
     """One string a sample: its fields joined by '|', or its number where the file has no ids."""
     if raw is None:
         return [str(i) for i in range(samples)]
-    if not isinstance(raw, (np.ndarray, list, tuple)) or len(raw) != samples:
+    if not isinstance(raw, (np.ndarray, list, tuple)) or getattr(raw, "ndim", 1) == 0 or len(raw) != samples:
         raise UserError(f"{place} does not have one id for each of its {samples} samples; mend or drop 'id'")
 
     def text(field):
         return field.decode("utf-8", "replace") if isinstance(field, bytes) else str(field)
-    return ["|".join(map(text, np.ravel(np.asarray(fields, dtype=object)))) for fields in raw]
+    try:
+        return ["|".join(map(text, np.ravel(np.asarray(fields, dtype=object)))) for fields in raw]
+    except (ValueError, SystemError) as error:
+        raise UserError(f"{place} id is damaged") from error
 
 
 def _check_shapes(splits, aligned, where):

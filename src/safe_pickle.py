@@ -9,7 +9,10 @@ import pickle
 
 import numpy as np
 
+from src.errors import printable
+
 SIMPLE_KINDS = "biufSUO"  # dtype kinds: bool, integers, floats, bytes, str, and objects, which are unpickled in turn
+PLAIN_TYPES = (str, bytes, bytearray, int, float, type(None), np.generic)
 
 
 class RefusedPickle(pickle.UnpicklingError):
@@ -41,6 +44,9 @@ class PickledArray:
         _, shape, pickled_dtype, fortran_order, content = state
         dtype = pickled_dtype.dtype
         if dtype.kind == "O":
+            if not isinstance(content, list):
+                raise pickle.UnpicklingError("objects that are not in a list")
+            fortran_order = False  # numpy lists objects in C order whatever the flag says
             flat = np.empty(len(content), dtype=object)
             flat[:] = content
         else:
@@ -62,7 +68,8 @@ def build_array_from_buffer(buffer, pickled_dtype, shape, order):
 def build_scalar(pickled_dtype, content):
     """Stands for numpy's scalar."""
     raw = content.encode("latin1") if isinstance(content, str) else content
-    return np.frombuffer(raw, pickled_dtype.dtype)[0]
+    dtype = pickled_dtype.dtype
+    return np.frombuffer(raw, dtype)[0] if dtype.itemsize else dtype.type()
 
 
 def build_bytes(text, encoding="latin1"):
@@ -72,7 +79,13 @@ def build_bytes(text, encoding="latin1"):
     return text.encode("latin1")
 
 
+def build_empty_bytes():
+    """Stands for bytes, by which Python 3 writes b"" for Python 2."""
+    return b""
+
+
 BUILDERS = {
+    ("__builtin__", "bytes"): build_empty_bytes,
     ("numpy", "dtype"): PickledDtype,
     ("numpy", "ndarray"): PickledArray,
     ("_codecs", "encode"): build_bytes,
@@ -88,8 +101,9 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module, name):
         if (module, name) not in BUILDERS:
-            raise RefusedPickle(f"{module}.{name}")
-        return BUILDERS[module, name]
+            raise RefusedPickle(printable(f"{module}.{name}"))
+        build = BUILDERS[module, name]
+        return lambda *args: build(*args)  # its own for each use: BUILD may change what it is given
 
 
 def load_arrays(file):
@@ -98,22 +112,37 @@ def load_arrays(file):
     Raises RefusedPickle, naming it, where the file holds anything else, and UnpicklingError where it is damaged.
     """
     try:
-        return _with_arrays(ArrayUnpickler(file, encoding="latin1").load())
+        return _with_arrays(ArrayUnpickler(file, encoding="latin1").load(), {})
     except (RefusedPickle, OSError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
-        raise pickle.UnpicklingError(f"damaged or not a pickle ({type(error).__name__}: {error})") from error
+        reason = f"{type(error).__name__}: {printable(error)}"
+        raise pickle.UnpicklingError(f"damaged or not a pickle ({reason})") from error
 
 
-def _with_arrays(value):
-    """The value with every PickledArray in it replaced by its array."""
+def _with_arrays(value, done):
+    """The value with every PickledArray in it replaced by its array. `done` holds what was met before, by id, so that
+    lists that hold each other many times are walked once.
+    """
+    if isinstance(value, PLAIN_TYPES):
+        return value
+    if id(value) not in done:
+        done[id(value)] = value, _converted(value, done)
+    return done[id(value)][1]
+
+
+def _converted(value, done):
     if isinstance(value, PickledArray):
+        if value.array is None:
+            raise pickle.UnpicklingError("an array without contents")
         value = value.array
     if isinstance(value, dict):
-        return {_with_arrays(key): _with_arrays(item) for key, item in value.items()}
+        return {_with_arrays(key, done): _with_arrays(item, done) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_with_arrays(item) for item in value)
-    if isinstance(value, np.ndarray) and value.dtype == object:
+        return type(value)([_with_arrays(item, done) for item in value])
+    if not isinstance(value, np.ndarray):
+        raise RefusedPickle(f"a {type(value).__name__}")
+    if value.dtype == object:
         for i, item in enumerate(value.flat):
-            value.flat[i] = _with_arrays(item)
+            value.flat[i] = _with_arrays(item, done)
     return value

@@ -26,7 +26,7 @@ class SentimentRegression:
 
     def read_labels(self, labels, where):
         """(N, 1, 1) array of the file -> (N, 1) float32; UserError where a label is off the scale."""
-        off = np.abs(labels) > 3
+        off = (labels < -3) | (labels > 3)
         if off.any():
             raise UserError(
                 f"{where} holds {labels[off].flat[0]:g}: sentiment goes from -3 to 3; rescale the labels to it"
@@ -134,6 +134,6 @@ def task_of_labels(shape, where):
     """The task that a label array of this shape belongs to: (N, 1, 1) or (N, K, 2)."""
     if len(shape) == 3 and shape[1:] == (1, 1):
         return SentimentRegression()
-    if len(shape) == 3 and shape[2] == 2:
+    if len(shape) == 3 and shape[1] and shape[2] == 2:
         return EmotionClassification(tuple(f"label_{i + 1}" for i in range(shape[1])))
     raise UserError(f"{where} has shape {shape}; expected (N, 1, 1) for sentiment or (N, K, 2) for K emotions")

@@ -1,0 +1,39 @@
+"""Small data files in MulT's format, for tests."""
+
+import pickle
+
+import numpy as np
+
+
+def make_splits(task="sentiment", lens=(6, 9, 11), dims=(12, 5, 8), sizes=(12, 6, 6), seed=0):
+    """Random splits of a task, "sentiment" (with ids of MOSI's kind) or "emotion" (IEMOCAP's four, without ids).
+
+    `lens` and `dims` are those of text, audio and vision, `sizes` those of train, valid and test. Sample i starts with
+    i % 3 steps of padding in every stream; no other step is zero.
+    """
+    random = np.random.RandomState(seed)
+    return {
+        split: _make_split(split, task, lens, dims, size, random)
+        for split, size in zip(("train", "valid", "test"), sizes, strict=True)
+    }
+
+
+def _make_split(split, task, lens, dims, size, random):
+    arrays = {}
+    for key, steps, width in zip(("text", "audio", "vision"), lens, dims, strict=True):
+        arrays[key] = random.normal(size=(size, steps, width)).astype(np.float32)
+        for i, sample in enumerate(arrays[key]):
+            sample[: i % 3] = 0
+    if task == "sentiment":
+        arrays["labels"] = random.uniform(-3, 3, (size, 1, 1)).astype(np.float32)
+        arrays["id"] = np.array([(f"{split}{i}", f"{i}.5", f"{i + 1}.25") for i in range(size)], dtype="S")
+    else:
+        arrays["labels"] = np.eye(2, dtype=np.float32)[random.randint(0, 2, (size, 4))]
+    return arrays
+
+
+def write_dataset(folder, stem, splits, aligned):
+    """Write the splits as a data set's file of that alignment; returns its path."""
+    path = folder / f"{stem}_data{'' if aligned else '_noalign'}.pkl"
+    path.write_bytes(pickle.dumps(splits, protocol=4))
+    return path
