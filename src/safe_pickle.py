@@ -102,8 +102,10 @@ class ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) not in BUILDERS:
             raise RefusedPickle(printable(f"{module}.{name}"))
-        build = BUILDERS[module, name]
-        return lambda *args: build(*args)  # its own for each use: BUILD may change what it is given
+
+        def builder(*arguments):  # a new one for each use, since a pickle may alter what it is given
+            return BUILDERS[module, name](*arguments)
+        return builder
 
 
 def load_arrays(file):

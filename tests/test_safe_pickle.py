@@ -48,7 +48,7 @@ print(json.dumps(outcomes))
 def load_apart(streams):
     """What comes of loading each of the streams in another process: "loaded" or the name of the exception."""
     child = subprocess.run(
-        [sys.executable, "-c", LOAD_EACH], input=pickle.dumps(streams), capture_output=True, timeout=20, check=False,
+        [sys.executable, "-c", LOAD_EACH], input=pickle.dumps(streams), capture_output=True, timeout=120, check=False,
         cwd=Path(__file__).parents[1], env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
     )
     assert child.returncode == 0, child.stderr.decode()
