@@ -2,31 +2,31 @@
 
 import sys
 import time
-from dataclasses import replace
 
 from src.dataset import load_dataset
-from src.errors import UserError
+from src.errors import UserError, run_command
 from src.result import check_reproduced, make_result
-from src.run_folder import RunFolder, load_checkpoint, read_result
-from src.settings import Settings, find_device, parse_flags, resolve
+from src.run_folder import RunFolder, read_result
+from src.settings import find_device, parse_flags, resolve
 from src.train import evaluate, fit
+from src.trained import load_trained
 from src.training_log import TrainingLog, result_lines
 
 
 def main(argv=None):
     """Run the command line; returns the exit code."""
     try:
-        flags = parse_flags(argv)
-        if "eval" in flags:
-            evaluate_again(**flags)
-        else:
-            train(flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return run_command(lambda: run(parse_flags(argv)))
     except KeyboardInterrupt:
         return 130
-    return 0
+
+
+def run(flags):
+    """What the flags ask for."""
+    if "eval" in flags:
+        evaluate_again(**flags)
+    else:
+        train(flags)
 
 
 def train(flags):
@@ -70,25 +70,13 @@ def evaluate_again(eval, **flags):
     """Rebuild the model of a run from its checkpoint alone, evaluate it, and compare with what the run reported."""
     if not_allowed := set(flags) - {"data_path", "device"}:
         raise UserError(f"--eval takes its settings from the run: leave out --{', --'.join(sorted(not_allowed))}")
-    checkpoint = load_checkpoint(eval)
-    try:
-        settings = replace(Settings(**checkpoint["config"]["settings"]), **flags)
-    except TypeError as error:
-        raise UserError(f"{eval}/checkpoint.pt was written by another version of this code: {error}") from error
-    device = find_device(settings.device)
-    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned)
-    model = settings.build_model(dataset).to(device)
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{eval}/checkpoint.pt does not fit the data or the code: {reason}") from error
-
+    model, dataset, settings, epoch = load_trained(eval, **flags)
     valid, test = (
-        evaluate(model, dataset.splits[split], dataset.task, batch_size=settings.batch_size, device=device)
+        evaluate(model, dataset.splits[split], dataset.task, batch_size=settings.batch_size,
+                 device=find_device(settings.device))
         for split in ("valid", "test")
     )
-    print(*dataset.task.log_lines(test.metrics), f"# epoch {checkpoint['epoch']} of {eval}", sep="\n")
+    print(*dataset.task.log_lines(test.metrics), f"# epoch {epoch} of {eval}", sep="\n")
     if (result := read_result(eval)) is None:
         print(f"# {eval} has no result.json: the run did not finish, and there is nothing to compare with")
     else:

@@ -110,13 +110,13 @@ class PMR(MultimodalModel):
             raise ValueError(f"sequences of {lengths} steps given to a PMR that was built for {self.lengths}")
 
     @contextmanager
-    def recording(self):
+    def recording(self, *kinds):
         """Record what the model decides: `with model.recording() as record: model(text, audio, vision)`.
 
         After each forward pass `record["gates"]` maps the name of each dynamic filter to its G (B, T_t, d),
         `record["alphas"]` each message update to its alpha (B, M), M in the order of `model.modalities`, and
         `record["attention"]` each reinforcement unit to the mean over heads of its crossmodal weights (B, T_t, T_s).
-        Outside the `with` nothing is kept and nothing slowed.
+        `kinds` names those wanted; all without. Outside the `with` nothing is kept and nothing slowed.
         """
         record = {"gates": {}, "alphas": {}, "attention": {}}
         readings = {
@@ -128,7 +128,7 @@ class PMR(MultimodalModel):
             module.register_forward_hook(partial(keep_reading, record[kind], name.removesuffix(suffix), read))
             for name, module in self.named_modules()
             for suffix, (kind, read) in readings.items()
-            if name.endswith(suffix)
+            if name.endswith(suffix) and (not kinds or kind in kinds)
         ]
         try:
             yield record

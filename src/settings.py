@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from src.dataset import DatasetSpec, find_spec
-from src.errors import UserError
+from src.errors import Parser, UserError
 from src.models import MODELS, build_model, find_model, model_options
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
@@ -151,17 +151,10 @@ class Settings:
 OWN_OPTIONS = tuple(f.name for f in fields(Settings) if f.metadata.get("group") == "PMR")
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that raises its complaint instead of printing usage and leaving."""
-
-    def error(self, message):
-        raise UserError(f"{message} (python main.py --help lists the flags)")
-
-
 def make_parser():
     """The command line of main.py. Only flags that are given appear in what it parses."""
     parser = Parser(
-        prog="main.py", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        prog="python main.py", allow_abbrev=False, argument_default=argparse.SUPPRESS,
         description="Train and evaluate PMR, MulT or MulT-FFL on unaligned or aligned multimodal sequences.",
     )
     groups = {}

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from src.errors import UserError
 from src.eval_metrics import EMOTIONS, emotion_metrics, sentiment_metrics
+from src.permutation import emotion_sums, sentiment_sums
 
 LOWER_IS_BETTER = frozenset({"mae"})
 
@@ -18,6 +19,7 @@ class SentimentRegression:
     """One sentiment score a sample on MOSI's scale, -3..3, trained with the mean absolute error."""
 
     output_dim = 1
+    loss_name = "mean absolute error"
     trivial_baseline = "train mean"
     headline = ("mae", "acc2")  # what a model must beat the trivial baseline in
     columns = MappingProxyType(  # of a table: metrics by title
@@ -41,6 +43,10 @@ class SentimentRegression:
         """Metrics by name."""
         return sentiment_metrics(prediction, labels)
 
+    def sample_sums(self, truths):
+        """What a permutation test sums over samples: permutation.sentiment_sums."""
+        return sentiment_sums(truths)
+
     def trivial_prediction(self, train_labels, samples):
         """The mean of the training labels for each of the samples: (N, 1)."""
         return train_labels.mean(dim=0).expand(samples, -1)
@@ -63,6 +69,7 @@ class EmotionClassification:
 
     emotions: tuple = EMOTIONS
 
+    loss_name = "cross entropy"
     trivial_baseline = "majority class"
 
     @property
@@ -99,6 +106,10 @@ class EmotionClassification:
         """Metrics by name, {emotion}_acc and {emotion}_f1."""
         by_emotion = emotion_metrics(prediction, labels, self.emotions)
         return {f"{emotion}_{key}": value for emotion, pair in by_emotion.items() for key, value in pair.items()}
+
+    def sample_sums(self, truths):
+        """What a permutation test sums over samples: permutation.emotion_sums."""
+        return emotion_sums(truths, self.emotions)
 
     def trivial_prediction(self, train_labels, samples):
         """The more frequent answer to each emotion in training, as logits: (N, 2K)."""

@@ -1,56 +1,162 @@
-"""The comparison table: cells, marks, and folders that are not runs."""
+"""The six tables, in every format, with every kind of cell; and folders that hold something else."""
 
+import csv
 import json
 
-from src.tables import comparison_table, main, read_results
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from src.tables import PUBLISHED, build_table, collect, main, published_rows, write_tables
+from tests.run_files import write_run
+
+INFINITE = float("inf")
 
 
-def write_result(root, model="PMR", seed=1, aligned=False, test=None, no_better_on=(), folder=None):
-    alignment = "aligned" if aligned else "unaligned"
-    path = root / "mine" / alignment / model / (folder or f"seed{seed}")
-    path.mkdir(parents=True)
-    metrics = {"loss": 1.0, "mae": 1.0, "corr": 0.5, "acc7": 0.3, "acc2": 0.7, "f1_stock": 0.6} | (test or {})
-    trivial = {"mae": 1.4, "corr": None, "acc7": 0.2, "acc2": 0.5, "f1_stock": 0.4}
-    (path / "result.json").write_text(json.dumps({
-        "format": 1, "model": model, "seed": seed, "aligned": aligned, "test": metrics,
-        "no_better_on": list(no_better_on), "trivial_baseline": {"name": "train mean", "test": trivial},
-    }))
+def table_of(root, dataset="mosi", alignment="unaligned"):
+    groups, _ = collect(root)
+    return build_table(dataset, alignment, groups[dataset, alignment])
 
 
-def cells(table, row):
-    line = next(line for line in table.splitlines() if line.startswith(f"| {row}"))
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def rows_of(table):
+    return {row.label: row for row in table.rows}
 
 
-def test_cells(tmp_path):
-    for seed, mae in ((1, 1.0), (2, 1.2)):
-        write_result(tmp_path, "PMR", seed, test={"mae": mae})
-    write_result(tmp_path, "MulT", aligned=True, test={"corr": None}, no_better_on=["acc2"])
-    write_result(tmp_path, "PMR", seed=1, folder="seed1.1", test={"mae": 99.0})  # moved aside by a later run
-    table = comparison_table(read_results(tmp_path, "mine"))
-    assert cells(table, "unaligned, PMR")[:4] == ["unaligned, PMR", "2", "1.100 ± 0.141", "0.500 ± 0.000"]
-    assert cells(table, "unaligned, train mean")[1:5] == ["", "1.400", "n/a", "0.200"]
-    assert cells(table, "aligned, MulT")[1:] == ["1", "1.000", "n/a", "0.300", "0.700†", "0.600"]
-    assert "MAE ↓" in table
-    assert "Corr ↑" in table
+def test_six_tables_in_every_format(tmp_path):
+    results, out = tmp_path / "results", tmp_path / "tables"
+    for dataset in ("mosi", "mosei", "iemocap"):
+        for aligned in (False, True):
+            for model, noise in (("MulT", 2.0), ("MulT-FFL", INFINITE), ("PMR", 0.3)):
+                for seed in (1, 2):
+                    write_run(results, dataset, aligned, model, seed, noise)
+    tables, problems = write_tables(results, out)
+    assert (len(tables), problems) == (6, [])
+    for table in tables:
+        assert {path.suffix for path in out.glob(f"{table.name}.*")} == {".md", ".csv", ".tex", ".png"}
+        picture = imread(out / f"{table.name}.png")
+        assert min(picture.shape[:2]) > 200
+        assert (picture[..., :3].min(), np.median(picture[..., :3])) == (0, 1)  # dark text on white
+        latex = (out / f"{table.name}.tex").read_text()
+        assert r"\toprule" in latex
+        assert "±" not in latex
+        widths = {line.count("|") for line in (out / f"{table.name}.md").read_text().splitlines() if "|" in line}
+        assert widths == {len(table.columns) + 3}
+    assert len(list(out.iterdir())) == 24
+    assert list(tables[0].columns) == ["Neutral Acc", "Neutral F1", "Happy Acc", "Happy F1", "Sad Acc", "Sad F1",
+                                       "Angry Acc", "Angry F1"]
 
 
-def test_emotions_have_their_columns(tmp_path):
-    write_result(tmp_path)
-    (result,) = read_results(tmp_path, "mine")
-    result["test"] = {"loss": 0.5, "Happy_acc": 0.8, "Happy_f1": 0.7}
-    result["trivial_baseline"]["test"] = {"Happy_acc": 0.6, "Happy_f1": 0.5}
-    table = comparison_table([result])
-    assert cells(table, "unaligned, PMR")[2:] == ["0.800", "0.700"]
-    assert "Happy Acc ↑" in table
+def test_every_kind_of_cell(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, model="MulT", seed=seed, noise=1.0)
+        write_run(tmp_path, model="PMR", seed=seed, noise=0.2)
+    write_run(tmp_path, model="MulT-FFL", noise=INFINITE)  # one seed, no better than trivial
+    table = table_of(tmp_path)
+    rows = rows_of(table)
+    assert list(rows) == ["train mean", "CTC+EF-LSTM", "LF-LSTM", "CTC+MCTN", "CTC+RAVEN", "MulT", "MulT-FFL", "PMR"]
+
+    pmr, mult, ffl = (rows[name].cells for name in ("PMR", "MulT", "MulT-FFL"))
+    assert pmr["mae"].best
+    assert pmr["mae"].beats
+    assert pmr["mae"].significant
+    assert pmr["mae"].spread > 0
+    assert not mult["mae"].trivial
+    assert ffl["mae"].trivial
+    assert ffl["mae"].spread is None
+    assert (mult["acc2"].published, mult["acc2"].recalled) == (pytest.approx(0.811), True)
+    assert rows["LF-LSTM"].cells["f1_stock"].published == pytest.approx(0.778)
+    assert not rows["LF-LSTM"].cells["f1_stock"].recalled
+    assert rows["LF-LSTM"].cells["mae"].recalled
+    assert pmr["corr"].published is None  # the paper reports none
+
+    write_tables(tmp_path, tmp_path / "out")
+    text = (tmp_path / "out/mosi_unaligned.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| PMR"))
+    assert "**↑*" in line
+    assert "(82.4)‡" in line
+    assert "60 test samples x 3 seeds" in text
 
 
-def test_nothing_to_show_and_damage_are_errors(tmp_path, capsys):
-    arguments = ["--dataset", "mine", "--results_dir", str(tmp_path)]
-    assert main(arguments) == 2
-    assert "holds no finished run on mine" in capsys.readouterr().err
-    write_result(tmp_path)
-    assert main(arguments) == 0
-    (tmp_path / "mine/unaligned/PMR/seed1/result.json").write_text("{")
-    assert main(arguments) == 2
-    assert "result.json is damaged" in capsys.readouterr().err
+def test_equal_models_are_not_significantly_different(tmp_path):
+    for model in ("MulT", "PMR"):
+        for seed in (1, 2):
+            write_run(tmp_path, model=model, seed=seed, noise=1.0)
+    assert not any(cell.significant for cell in rows_of(table_of(tmp_path))["PMR"].cells.values())
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda path: (path / "predictions.npz").unlink(),
+    lambda path: (path / "predictions.npz").write_bytes(b"PK"),
+    lambda path: np.savez(path / "predictions.npz", test_predictions=np.zeros((60, 1)), test_labels=np.zeros((60, 1)),
+                          test_ids=[f"other{i}" for i in range(60)]),
+])
+def test_no_significance_without_the_same_samples(tmp_path, spoil):
+    write_run(tmp_path, model="MulT", noise=2.0)
+    spoil(write_run(tmp_path, model="PMR", noise=0.2))
+    table = table_of(tmp_path)
+    assert rows_of(table)["PMR"].cells["mae"].p_value is None
+    assert any("No test of significance" in note for note in table.notes)
+
+
+def test_missing_models_leave_their_published_figures(tmp_path):
+    write_run(tmp_path, model="PMR")
+    mult = rows_of(table_of(tmp_path))["MulT"]
+    assert mult.runs == []
+    assert mult.cells["acc2"].mean is None
+    assert mult.cells["acc2"].published == pytest.approx(0.811)
+
+
+def test_csv_names_what_is_not_in_the_table(tmp_path):
+    write_run(tmp_path)
+    write_tables(tmp_path, tmp_path / "out")
+    with (tmp_path / "out/mosi_unaligned.csv").open() as file:
+        metrics = {line["metric"] for line in csv.DictReader(file) if line["row"] == "PMR"}
+    assert {"F1", "f1 (not in the table)", "mae (TEST-SELECTED epoch, not a result)"} <= metrics
+
+
+def test_what_does_not_belong_is_reported_and_left_out(tmp_path, capsys):
+    write_run(tmp_path, model="MulT", seed=1)
+    write_run(tmp_path, model="MulT", seed=2)
+    write_run(tmp_path, model="MulT", seed=1, folder="seed1.1", noise=9.0)  # moved aside
+    (write_run(tmp_path, model="MulT", seed=3) / "result.json").write_text('{"format": 1, "test"')
+    write_run(tmp_path, model="PMR", seed=1, lr=0.1)
+    write_run(tmp_path, model="PMR", seed=2, lr=0.2)
+    misplaced = write_run(tmp_path, "mosei")
+    misplaced.rename(tmp_path / "mosi/unaligned/MulT/seed9")
+    (tmp_path / "mosi/unaligned/stray.txt").write_text("?")
+    assert main(["--results_dir", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    err = capsys.readouterr().err
+    assert "MulT/seed3/result.json is damaged" in err
+    assert "PMR mixes settings (lr is 0.1 and 0.2)" in err
+    assert "seed9/result.json is of mosei unaligned" in err
+    assert len(err.splitlines()) == 3
+    rows = rows_of(table_of(tmp_path))
+    assert len(rows["MulT"].runs) == 2
+    assert rows["PMR"].runs == []
+
+
+def test_nothing_to_show_is_an_error(tmp_path, capsys):
+    assert main(["--results_dir", str(tmp_path)]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_ablations_have_their_own_table(tmp_path):
+    write_run(tmp_path)
+    write_run(tmp_path, model="PMR-no_filter")
+    tables, _ = write_tables(tmp_path, tmp_path / "out", ablations=True)
+    assert [table.name for table in tables] == ["mosi_unaligned", "mosi_unaligned_ablations"]
+    assert list(rows_of(tables[1])) == ["train mean", "PMR", "no dynamic filter, G = 1/2"]
+
+
+def test_published_figures_are_complete_and_say_where_they_are_from():
+    records = json.loads(PUBLISHED.read_text())["rows"]
+    for record in records:
+        assert record["source"]
+        assert record["read"] in ("all", "none") or set(record["read"]) <= set(record["test"])
+        assert all(0 < value <= 100 for value in record["test"].values())
+    for dataset in ("mosi", "mosei", "iemocap"):
+        for alignment in ("aligned", "unaligned"):
+            assert {"MulT", "PMR"} < set(published_rows(dataset, alignment))
+    assert published_rows("mosei", "aligned")["PMR"]["test"] == pytest.approx(
+        {"acc7": 0.525, "acc2": 0.833, "f1_stock": 0.826}
+    )
