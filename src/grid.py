@@ -122,7 +122,7 @@ class Display:
         sys.stdout.flush()
 
     def progress(self, slot, run, epochs, new_epochs):
-        """A run has reached so many epochs."""
+        """A run has reached so many epochs, some of them since the last call."""
         self.slots[slot].set_description_str(f"{run.title}: epoch {epochs} of {run.settings.num_epochs}")
         self.bar.update(new_epochs)
 

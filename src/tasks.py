@@ -23,7 +23,7 @@ class SentimentRegression:
     trivial_baseline = "train mean"
     headline = ("mae", "acc2")  # what a model must beat the trivial baseline in
     columns = MappingProxyType(  # of a table: metrics by title
-        {"MAE": "mae", "Corr": "corr", "Acc7": "acc7", "Acc2": "acc2", "F1": "f1_stock"}
+        {"Acc7": "acc7", "Acc2": "acc2", "F1": "f1_stock", "MAE": "mae", "Corr": "corr"}
     )
 
     def read_labels(self, labels, where):
@@ -84,10 +84,11 @@ class EmotionClassification:
 
     @property
     def columns(self):
-        """The metrics of a table by title."""
+        """The metrics of a table by title, Neutral last as in the published tables."""
         return {
             f"{emotion} {title}": f"{emotion}_{metric}"
-            for emotion in self.emotions for title, metric in (("Acc", "acc"), ("F1", "f1"))
+            for emotion in sorted(self.emotions, key=lambda emotion: emotion == "Neutral")
+            for title, metric in (("Acc", "acc"), ("F1", "f1"))
         }
 
     def read_labels(self, labels, where):

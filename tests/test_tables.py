@@ -42,8 +42,8 @@ def test_six_tables_in_every_format(tmp_path):
         widths = {line.count("|") for line in (out / f"{table.name}.md").read_text().splitlines() if "|" in line}
         assert widths == {len(table.columns) + 3}
     assert len(list(out.iterdir())) == 24
-    assert list(tables[0].columns) == ["Neutral Acc", "Neutral F1", "Happy Acc", "Happy F1", "Sad Acc", "Sad F1",
-                                       "Angry Acc", "Angry F1"]
+    assert list(tables[0].columns) == ["Happy Acc", "Happy F1", "Sad Acc", "Sad F1", "Angry Acc", "Angry F1",
+                                       "Neutral Acc", "Neutral F1"]
 
 
 def test_every_kind_of_cell(tmp_path):
