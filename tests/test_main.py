@@ -110,7 +110,7 @@ def test_the_trivial_baseline_stands_beside_the_result(folder, capsys):
     mean, truth = labels["train"]["labels"].mean(), labels["test"]["labels"]
     assert result["trivial_baseline"]["test"]["mae"] == pytest.approx(np.abs(truth - mean).mean(), rel=1e-5)
     assert result["no_better_than_trivial"] is True
-    assert "# NO BETTER than the train mean baseline in: mae" in capsys.readouterr().out
+    assert "# NO BETTER than the train mean baseline in: acc" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("model", MODELS)

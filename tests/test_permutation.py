@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from src.permutation import holm, p_values
 from src.tasks import EmotionClassification, SentimentRegression
@@ -51,6 +52,15 @@ def test_p_values_hold_their_level():
         a, b = ([useful + random.normal(size=useful.shape)] for _ in range(2))
         low += p_values(task, a, b, truths)["mae"] < 0.2
     assert abs(low / 150 - 0.2) < 4 * (0.2 * 0.8 / 150) ** 0.5
+
+
+def test_p_values_are_those_of_a_t_test_on_many_samples():
+    random, task = np.random.default_rng(3), SentimentRegression()
+    truths, useful = make_case(task, 600, random)
+    a, b = (useful + spread * random.normal(size=useful.shape) for spread in (1.0, 1.08))
+    expected = ttest_rel(*(np.abs(x - truths).ravel() for x in (a, b))).pvalue
+    assert 0.005 < expected < 0.5
+    assert p_values(task, [a], [b], truths)["mae"] == pytest.approx(expected, abs=0.02)
 
 
 def test_holm_by_hand():
