@@ -16,15 +16,15 @@ from src.training_log import TrainingLog, result_lines
 def main(argv=None):
     """Run the command line; returns the exit code."""
     try:
-        return run_command(lambda: run(parse_flags(argv)))
+        return run_command(lambda: dispatch(parse_flags(argv)))
     except KeyboardInterrupt:
         return 130
 
 
-def run(flags):
-    """What the flags ask for."""
+def dispatch(flags):
+    """Do what the flags ask for."""
     if "eval" in flags:
-        evaluate_again(**flags)
+        evaluate_again(flags.pop("eval"), flags)
     else:
         train(flags)
 
@@ -66,21 +66,21 @@ def train(flags):
     run.log(*result_lines(dataset.task, result, selected.test), f"# results in {run.path}")
 
 
-def evaluate_again(eval, **flags):
+def evaluate_again(folder, flags):
     """Rebuild the model of a run from its checkpoint alone, evaluate it, and compare with what the run reported."""
     if not_allowed := set(flags) - {"data_path", "device"}:
         raise UserError(f"--eval takes its settings from the run: leave out --{', --'.join(sorted(not_allowed))}")
-    model, dataset, settings, epoch = load_trained(eval, **flags)
+    model, dataset, settings, epoch = load_trained(folder, **flags)
     valid, test = (
         evaluate(model, dataset.splits[split], dataset.task, batch_size=settings.batch_size,
                  device=find_device(settings.device))
         for split in ("valid", "test")
     )
-    print(*dataset.task.log_lines(test.metrics), f"# epoch {epoch} of {eval}", sep="\n")
-    if (result := read_result(eval)) is None:
-        print(f"# {eval} has no result.json: the run did not finish, and there is nothing to compare with")
+    print(*dataset.task.log_lines(test.metrics), f"# epoch {epoch} of {folder}", sep="\n")
+    if (result := read_result(folder)) is None:
+        print(f"# {folder} has no result.json: the run did not finish, and there is nothing to compare with")
     else:
-        check_reproduced(result, valid, test, eval)
+        check_reproduced(result, valid, test, folder)
         print("# reproduces result.json")
 
 

@@ -3,6 +3,7 @@
 import math
 import platform
 
+import numpy as np
 import torch
 
 from src.errors import UserError
@@ -43,6 +44,7 @@ def environment(device):
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "python": platform.python_version(),
         "git_commit": git_commit(),
     }

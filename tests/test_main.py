@@ -182,6 +182,7 @@ def test_damaged_runs_are_not_evaluated(folder, capsys, spoil, words):
     (["--dataset", "mine", "--model", "PMR", "--vonly"], "PMR has no use for only='vonly'"),
     (["--dataset", "mine", "--num_heads", "7"], "width 30 cannot be divided into 7 attention heads"),
     (["--dataset", "mine", "--device", "cuda:99"], "--device cuda:99 cannot be used here"),
+    (["--dataset", "mine", "--device", "meta"], "--device meta cannot be used here"),
     (["--dataset", "mine", "--device", "abacus"], "--device abacus cannot be used here"),
     (["--dataset", "mine", "--results_dir", "data/mine_data.pkl"], "results cannot be written to"),
     (["--eval", "nowhere"], "nowhere/checkpoint.pt is missing"),
