@@ -105,19 +105,18 @@ class MessageUpdateModule(nn.Module):
                  dynamic_filter=True, residual=True, message_update="attention", message_form="lowrank",
                  message_dim=8, message_rank=2):
         super().__init__()
-        modalities = list(attn_dropouts)
         self.reinforce = nn.ModuleDict({
             m: ModalityReinforcementUnit(
-                embed_dim, num_heads, attn_dropouts[m], relu_dropout, res_dropout, dynamic_filter, residual
+                embed_dim, num_heads, attn_dropout, relu_dropout, res_dropout, dynamic_filter, residual
             )
-            for m in modalities
+            for m, attn_dropout in attn_dropouts.items()
         })
-        self.weighted = message_update == "attention" and len(modalities) > 1
+        self.weighted = message_update == "attention" and len(attn_dropouts) > 1
         if self.weighted:
             self.weights = nn.ModuleDict({
                 m: FullMessageWeights(hub_len, embed_dim, message_dim) if message_form == "full"
                 else LowRankMessageWeights(hub_len, embed_dim, message_dim, message_rank)
-                for m in modalities
+                for m in attn_dropouts
             })
             self.score = nn.Linear(message_dim, 1, bias=False)  # U, shared by the modalities
             self.alpha = nn.Softmax(dim=1)
@@ -161,7 +160,8 @@ class ReinforcementLayer(nn.Module):
         })
         self.update = None if message_update == "none" else MessageUpdateModule(
             embed_dim, num_heads, hub_len, attn_dropouts, relu_dropout, res_dropout, dynamic_filter, residual,
-            message_update, message_form, message_dim, message_rank,
+            message_update=message_update, message_form=message_form, message_dim=message_dim,
+            message_rank=message_rank,
         )
 
     def forward(self, Z, Z_C, padding=None, hub_padding=None):

@@ -61,9 +61,11 @@ class PMR(MultimodalModel):
         self.embed = PositionEmbedding(embed_dim, embed_dropout)
         self.layers = nn.ModuleList(
             ReinforcementLayer(
-                embed_dim, num_heads, sum(self.lengths.values()), {m: source_dropout[m] for m in chosen},
-                attn_dropout, relu_dropout, res_dropout, dynamic_filter, residual, message_update, message_form,
-                message_dim, message_rank,
+                embed_dim, num_heads, hub_len=sum(self.lengths.values()),
+                attn_dropouts={m: source_dropout[m] for m in chosen}, hub_dropout=attn_dropout,
+                relu_dropout=relu_dropout, res_dropout=res_dropout, dynamic_filter=dynamic_filter, residual=residual,
+                message_update=message_update, message_form=message_form, message_dim=message_dim,
+                message_rank=message_rank,
             )
             for _ in range(layers)
         )

@@ -63,7 +63,7 @@ def to_markdown(table):
 def to_latex(table):
     """A booktabs table with its notes below."""
     special = {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$",
-               "%": r"\%", "_": r"\_", "<": "$<$", "&": r"\&"}
+               "%": r"\%", "#": r"\#", "$": r"\$", "_": r"\_", "<": "$<$", "&": r"\&"}
     def escape(text):
         return "".join(special.get(character, character) for character in text)
     rows = [headings(table), *text_rows(table, lambda text: f"\\textbf{{{text}}}")]
@@ -108,11 +108,11 @@ def write_picture(table, path):
     """The table as a PNG."""
     rows = [headings(table), *text_rows(table, lambda text: text)]
     columns = list(table.columns.values())
-    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]  # bold is wider than plain
     notes = "\n".join(table.notes)
-    width, height = 0.085 * max(sum(widths), 100), 0.28 * len(rows) + 0.2 * len(table.notes) + 0.5
+    width, height = 0.088 * max(sum(widths), 95), 0.28 * len(rows) + 0.2 * len(table.notes)
     figure = Figure(figsize=(width, height))
-    axes = figure.subplots()
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     drawn = axes.table(rows, colWidths=[w / sum(widths) for w in widths], cellLoc="right", bbox=[
         0, 0.2 * len(table.notes) / height, 1, 0.28 * len(rows) / height])
