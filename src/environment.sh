@@ -20,13 +20,17 @@ try:
     versions = {name: version(name) for name in names(Path(sys.argv[1]))}
 except PackageNotFoundError:
     sys.exit(1)
-sys.exit(sys.version_info < (3, 10) or tuple(map(int, versions["torch"].split(".")[:2])) < (2, 6))
+sys.exit(sys.version_info < (3, 11) or tuple(map(int, versions["torch"].split(".")[:2])) < (2, 6))
 PYTHON
 }
 
 for PYTHON in "${VIRTUAL_ENV:-none}/bin/python" python3 .venv/bin/python; do
     environment_fits "$PYTHON" "$1" && return
 done
+if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "error: python3 is missing or older than 3.11; install Python 3.11 or newer" >&2
+    exit 2
+fi
 PYTHON=.venv/bin/python
 echo "# Setting up .venv from $1 (once; torch is a large download)" >&2
 python3 -m venv .venv
