@@ -9,6 +9,7 @@ A run that is finished with the same settings is skipped, so an interrupted grid
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -254,6 +255,7 @@ def run_grid(arguments):
 
 def main(argv=None):
     """Run the grid; returns the exit code: 0 if all is well, 1 if a run failed or data is missing, 2 for bad input."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the runs too, as Ctrl-C does
     try:
         return run_command(lambda: run_grid(parse_arguments(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:

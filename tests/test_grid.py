@@ -86,7 +86,8 @@ def test_a_grid_ends_in_tables_and_goes_on_where_it_stopped(folder, capfd):
         assert (result == first[name]) == (name != "mine/unaligned/PMR/seed2")  # only its times are new
 
 
-def test_an_interrupted_grid_leaves_nothing_behind_that_counts(folder):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_grid_ends_its_runs(folder, sent):
     command = [sys.executable, "-m", "src.grid", *arguments("--models", "MulT", "--seeds", "1", "2"),
                "--num_epochs", "500"]
     process = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=folder,
@@ -96,9 +97,12 @@ def test_an_interrupted_grid_leaves_nothing_behind_that_counts(folder):
         if started.exists():
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     assert process.wait(timeout=60) == 130
     assert b"the same command goes on" in process.stderr.read()
+    epochs = started.read_text()
+    time.sleep(1)
+    assert started.read_text() == epochs
     assert results(folder) == {}
 
 
