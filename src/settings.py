@@ -19,13 +19,20 @@ OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
 
 
-def count(minimum):
-    """An argparse type: a whole number from minimum up."""
+def count(minimum, maximum=2**32 - 1):
+    """An argparse type: a whole number from minimum to maximum."""
     def whole_number(text):
-        if int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text} is too small; it must be {minimum} or more")
+        if not minimum <= int(text) <= maximum:
+            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be from {minimum} to {maximum}")
         return int(text)
     return whole_number
+
+
+def folder_name(text):
+    """An argparse type: what can be part of a folder's name."""
+    if Path(text).name != text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be part of a folder's name; leave out slashes")
+    return text
 
 
 def probability(text):
@@ -105,7 +112,7 @@ class Settings:
 
     device: str = flag("run", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
     results_dir: str = flag("run", "results", "folder of the results")
-    name: str | None = flag("run", None, "name of the trial, added to the model's folder")
+    name: str | None = flag("run", None, "name of the trial, added to the model's folder", type=folder_name)
     log_interval: int = flag("run", 30, "batches between two lines of the log", type=count(1))
 
     @property
