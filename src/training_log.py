@@ -79,10 +79,12 @@ class TrainingLog:
 def result_lines(task, result, test):
     """The last lines of a run's log: the original's metrics of the test split, then what they are worth."""
     trivial, selected = result["trivial_baseline"], result["test_selected"]
+    of_trivial = {key: trivial["test"][key] for key in task.headline}
+    shown = (f"{key} {'undefined' if value is None else f'{value:.4f}'}" for key, value in of_trivial.items())
     lines = [
         *task.log_lines(test.metrics),
         f"# epoch {result['selected_epoch']} of {result['epochs']}, chosen by {result['selected_by']}",
-        f"# {trivial['name']} baseline on test: " + ", ".join(f"{k} {trivial['test'][k]:.4f}" for k in task.headline),
+        f"# {trivial['name']} baseline on test: {', '.join(shown)}",
         f"# the lowest test loss, {selected['test']['loss']:.4f}, came in epoch {selected['epoch']}: not a result",
     ]
     if result["no_better_on"]:

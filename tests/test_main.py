@@ -113,6 +113,17 @@ def test_the_trivial_baseline_stands_beside_the_result(folder, capsys):
     assert "# NO BETTER than the train mean baseline in: acc" in capsys.readouterr().out
 
 
+def test_a_split_that_leaves_metrics_undefined_is_reported_all_the_same(folder, capsys):
+    splits = make_splits(sizes=(5, 1, 1))
+    splits["test"]["labels"][:] = 0
+    write_dataset(folder / "data", "mine", splits, aligned=False)
+    assert main(command(folder)) == 0
+    assert "# train mean baseline on test: mae 0." in capsys.readouterr().out
+    result = json.loads((folder / "results/mine/unaligned/MulT/seed1111/result.json").read_text())
+    assert result["test"]["acc2"] is None
+    assert main(["--eval", str(folder / "results/mine/unaligned/MulT/seed1111")]) == 0
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_same_seed_gives_the_same_run(folder, model):
     dropout = ["--model", model, "--attn_dropout_a", "0.2"]
