@@ -4,6 +4,7 @@ import sys
 import time
 
 from src.dataset import load_dataset
+from src.download import download
 from src.errors import UserError, run_command
 from src.result import check_reproduced, make_result
 from src.run_folder import RunFolder, read_result
@@ -31,9 +32,13 @@ def dispatch(flags):
 
 def train(flags):
     """Flags -> settings -> data -> model -> fit -> report."""
-    start = time.time()
+    wants_download = flags.pop("download", False)
     settings, sources = resolve(flags)
     device = find_device(settings.device)
+    if wants_download:
+        download([settings.spec], settings.data_path, [settings.aligned])
+
+    start = time.time()
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned)
     model = settings.build_model(dataset).to(device)
 

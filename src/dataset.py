@@ -17,11 +17,11 @@ from modules.position_embedding import padding_mask
 from src.demo import make_demo
 from src.errors import UserError, printable
 from src.safe_pickle import RefusedPickle, load_arrays
+from src.sources import download_command
 from src.tasks import EmotionClassification, SentimentRegression, task_of_labels
 
 SPLITS = ("train", "valid", "test")
 MODALITY_KEYS = ("text", "audio", "vision")  # in the order of modules.multimodal.MODALITIES
-ARCHIVE = "https://www.dropbox.com/sh/hyzpgx1hp9nj37s/AADfY2s7gD_MkR76m03KS0K1a/Archive.zip?dl=1"
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,12 @@ def load_dataset(spec, data_path="data", aligned=False):
 def missing_file_message(spec, path, data_path, aligned):
     """Which file is missing and what to do about it."""
     other = spec.file(data_path, not aligned)
+    fetch = f"{download_command(spec.name, data_path)} fetches it, and so does --download" if spec in KNOWN else ""
     if other.is_file():
-        return f"{path} is missing, but {other.name} is there: {'leave out' if aligned else 'add'} --aligned to use it"
-    if spec in KNOWN:
-        return f"{path} is missing: get the MulT authors' archive (3.5 GB) at {ARCHIVE} and unpack it into {data_path}"
+        use = f"{path} is missing, but {other.name} is there: {'leave out' if aligned else 'add'} --aligned to use it"
+        return f"{use}; {fetch}" if fetch else use
+    if fetch:
+        return f"{path} is missing: {fetch}"
     known = ", ".join(known.name for known in KNOWN)
     return f"{path} is missing: put it there, name its folder by --data_path, or use a known data set ({known})"
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from src.ablations import ABLATIONS
 from src.collect import difference_of_settings
 from src.dataset import find_spec, missing_file_message
+from src.download import download
 from src.errors import Parser, UserError, run_command
 from src.models import MODELS
 from src.plots import make_figures
@@ -87,6 +88,15 @@ def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
                     run_flags = (*flags, *variant, "--seed", str(seed))
                     runs.append(Run(run_flags, resolve(parse_flags(run_flags))[0]))
     return runs, missing
+
+
+def fetch_missing(datasets, alignment, main_flags):
+    """Download the data files that the grid lacks; where one cannot be had, say so, since the others can still run."""
+    settings, _ = resolve(parse_flags(main_flags))
+    try:
+        download([find_spec(dataset) for dataset in datasets], settings.data_path, ALIGNMENTS[alignment])
+    except UserError as error:
+        print(f"# {error}", file=sys.stderr)
 
 
 def visible_gpus():
@@ -211,6 +221,7 @@ def parse_arguments(argv):
                         help="runs at a time, given out over the GPUs (default: one a GPU, or one; demo: one a core)")
     parser.add_argument("--preset", help="paper or stock, for every run")
     parser.add_argument("--ablations", action="store_true", help="also PMR with each of its switches")
+    parser.add_argument("--download", action="store_true", help="first fetch the data files that are missing")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--tables", default="tables", help="folder of the tables")
     parser.add_argument("--figures", default="figures", help="folder of the figures")
@@ -223,6 +234,8 @@ def parse_arguments(argv):
     arguments.seeds = arguments.seeds or (SEEDS[:1] if arguments.plan == "demo" else SEEDS)
     if arguments.jobs is None:
         arguments.jobs = len(visible_gpus()) or (os.cpu_count() or 1 if arguments.plan == "demo" else 1)
+    if misplaced := {"download", "eval"} & set(parse_flags(arguments.main_flags)):
+        raise UserError(f"--{misplaced.pop()} cannot stand after --: it is not a setting of a run")
     if arguments.jobs < 1:
         raise UserError(f"--jobs {arguments.jobs} starts nothing; give 1 or more")
     return arguments
@@ -230,6 +243,8 @@ def parse_arguments(argv):
 
 def run_grid(arguments):
     """Plan, skip what is finished, run the rest, then write tables and figures; returns the exit code."""
+    if arguments.download:
+        fetch_missing(arguments.datasets, arguments.alignment, arguments.main_flags)
     runs, missing = plan(arguments.datasets, arguments.alignment, arguments.models, arguments.seeds,
                          arguments.main_flags, arguments.ablations)
     for line in missing:

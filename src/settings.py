@@ -179,6 +179,7 @@ def make_parser():
         groups["task"].add_argument(f"--{only}", action="append_const", dest="only", const=only,
                                     help=f"MulT: keep the crossmodal fusion into {target} alone")
     groups["run"].add_argument("--no_cuda", action="store_true", help="the same as --device cpu")
+    groups["run"].add_argument("--download", action="store_true", help="first fetch the data file if it is missing")
     groups["run"].add_argument("--eval", metavar="DIR", help="evaluate the finished run of this folder again")
     return parser
 

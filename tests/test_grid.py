@@ -130,7 +130,7 @@ def test_a_failed_run_is_reported_and_the_others_go_on(folder, capfd):
 def test_missing_data_is_named_and_the_others_run(folder, capfd):
     assert grid.main(["--datasets", "mosi", "mine", *arguments("--models", "MulT", "--seeds", "1")[2:]]) == 1
     captured = capfd.readouterr()
-    assert "# left out: data/mosi_data_noalign.pkl is missing: get the MulT authors' archive" in captured.err
+    assert "# left out: data/mosi_data_noalign.pkl is missing: python -m src.download --dataset mosi" in captured.err
     assert list(results(folder)) == ["mine/unaligned/MulT/seed1"]
 
 

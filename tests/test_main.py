@@ -186,7 +186,8 @@ def test_damaged_runs_are_not_evaluated(folder, capsys, spoil, words):
 
 
 @pytest.mark.parametrize("arguments, words", [
-    (["--dataset", "mosei", "--aligned", "--model", "PMR"], "data/mosei_senti_data.pkl is missing: get the MulT"),
+    (["--dataset", "mosei", "--aligned", "--model", "PMR"], "data/mosei_senti_data.pkl is missing: python -m "
+     "src.download --dataset mosei --data_path"),
     (["--dataset", "yours"], "data/yours_data_noalign.pkl is missing: put it there"),
     (["--dataset", "iemocap", "--aligned"], "iemocap_data_noalign.pkl is there: leave out --aligned"),
     (["--dataset", "mine", "--pool", "mean"], "MulT has no use for pool='mean' (an option of PMR)"),
