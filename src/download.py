@@ -53,7 +53,7 @@ def download(specs, data_path, alignments=(True, False), url=None, archive=None)
                 except SourceError as failure:
                     note(f"{source.name}: {failure}")
                     failures.setdefault(str(failure), []).append(source.name)
-            lacking = [path for path in lacking if not path.exists()]
+            lacking = [path for path in lacking if not path.is_file()]
     if lacking:
         why = "; ".join(f"{', '.join(names)}: {failure}" for failure, names in failures.items())
         raise UserError(f"{', '.join(path.name for path in lacking)} could not be fetched into {folder} "
@@ -102,7 +102,7 @@ def only_one_in(folder):
 
 def is_there(path, facts):
     """Whether a file is there; tells the user of it, and of a size that is not the one expected."""
-    if not path.exists():
+    if not path.is_file():
         return False
     expected, size = facts.get(path.name, Facts()).size, path.stat().st_size
     if expected in (None, size):

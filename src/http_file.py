@@ -98,7 +98,7 @@ class RemoteFile:
     def _failure(self, error):
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(cause, socket.gaierror):
-            return UnreachableError(f"{self.host} cannot be looked up: this machine is offline, or there is no such name")
+            return UnreachableError(f"{self.host} cannot be looked up: this machine is offline, or no such name exists")
         if isinstance(cause, ssl.SSLCertVerificationError):
             return SourceError(f"{self.host} shows a certificate that is not trusted here ({cause.verify_message}): a "
                                 "proxy or a wrong clock may be the cause")

@@ -354,7 +354,8 @@ def test_files_that_cannot_be_read(content, expected, tmp_path, capfd):
 
 @pytest.mark.parametrize("aligned, suffix", [(True, ""), (False, "_noalign")])
 @pytest.mark.parametrize("name, stem, advice", [
-    ("mosi", "mosi", "https://"), ("MOSEI", "mosei_senti", "https://"), ("iemocap", "iemocap", "https://"),
+    ("mosi", "mosi", "src.download --dataset mosi "), ("MOSEI", "mosei_senti", "src.download --dataset mosei "),
+    ("iemocap", "iemocap", "src.download --dataset iemocap "),
     ("mine", "mine", "--data_path"), ("mine", "mine", "mosi, mosei, iemocap, demo"),
 ])
 @pytest.mark.parametrize("place", ["folder", "no folder", "file", "folder in place of the file"])
