@@ -40,13 +40,16 @@ def obtain_from_drive(folder_id, path, facts):
 def obtain_from_web(source, folder, wanted, facts):
     """Get files from the zip, or the one file, at a URL. A zip is kept, since more may be wanted of it another time."""
     fetched = folder / source.saved_as
-    if fetched.exists():
+    was_there = fetched.exists()
+    if was_there:
         note(f"{fetched} is there and is used; delete it to fetch it again")
     else:
         unpacked = sum(facts.get(path.name, UNKNOWN).size or 0 for path in wanted if path != fetched)
         Fetch(source.url, fetched, facts.get(fetched.name, source.facts), unpacked, check=kind_of_file).run()
     if kind_of_file(fetched) == "zip":
         unpack(fetched, wanted, facts)
+        if not was_there:
+            note(f"{fetched} is kept, in case more of it is wanted; delete it if not")
     elif fetched not in wanted:
         path = which_of(wanted, fetched, facts)
         put_in_place(fetched, path, facts.get(path.name, UNKNOWN))

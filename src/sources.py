@@ -58,9 +58,9 @@ class Source:
     archive: Path | None = None  # the zip at hand
 
 
-def read_sources(path=SOURCES):
+def read_sources():
     """The sources in the order that they are tried, and {name of a data file: its Facts}."""
-    known = json.loads(path.read_text(encoding="utf-8"))
+    known = json.loads(SOURCES.read_text(encoding="utf-8"))
     sources = []
     for entry in known["sources"]:
         facts = {name: entry.pop(name) for name in ("size", "sha256", "measured_by") if name in entry}
