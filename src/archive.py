@@ -56,6 +56,8 @@ def extract(path, info, target, on_bytes=lambda count: None):
 
 
 def _data_offset(source, path, info):
+    if not 0 <= info.header_offset < path.stat().st_size:
+        raise _damaged(path, info, "its header is missing")
     source.seek(info.header_offset)
     header = source.read(LOCAL_HEADER.size)
     if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):

@@ -24,7 +24,7 @@ from src.sources import Facts, Source, SourceError, read_sources
 
 try:
     import fcntl
-except ImportError:  # on Windows, where nothing keeps two downloads apart
+except ImportError:  # on Windows
     fcntl = None
 
 ALIGNMENTS = {"both": (True, False), "aligned": (True,), "unaligned": (False,)}
@@ -81,23 +81,31 @@ def next_step(sources, folder, path):
 
 @contextmanager
 def only_one_in(folder):
-    """Hold a folder, which is made, against other downloads into it: wait for one that is there."""
+    """Make a folder and keep other downloads out of it in the block; UserError where the disk fails the block."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY) if fcntl else None
+        lock = os.open(folder, os.O_RDONLY) if fcntl else None
+        try:
+            wait_for(lock, folder)
+            yield
+        finally:
+            if fcntl:
+                os.close(lock)
     except OSError as error:
-        raise UserError(f"--data_path {folder} cannot be used: {error.strerror}") from error
+        raise UserError(f"{error.filename or folder} cannot be used: {error.strerror}") from error
+
+
+def wait_for(lock, folder):
+    """Take the lock of a folder, after whoever has it. On a system that has none, nothing keeps downloads apart."""
+    if not fcntl:
+        return
     try:
-        if fcntl:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                note(f"waiting for another download into {folder}")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        if fcntl:
-            os.close(handle)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        note(f"waiting for another download into {folder}")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:  # some network file systems
+        return
 
 
 def is_there(path, facts):

@@ -90,9 +90,10 @@ def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
     return runs, missing
 
 
-def fetch_missing(datasets, alignment, main_flags):
+def fetch_missing(datasets, alignment, models, main_flags):
     """Download the data files that the grid lacks; where one cannot be had, say so, since the others can still run."""
-    settings, _ = resolve(parse_flags(main_flags))
+    for model in models:  # a wrong name is told before hours of downloading, not after
+        settings, _ = resolve(parse_flags((*main_flags, "--model", model)))
     try:
         download([find_spec(dataset) for dataset in datasets], settings.data_path, ALIGNMENTS[alignment])
     except UserError as error:
@@ -244,7 +245,7 @@ def parse_arguments(argv):
 def run_grid(arguments):
     """Plan, skip what is finished, run the rest, then write tables and figures; returns the exit code."""
     if arguments.download:
-        fetch_missing(arguments.datasets, arguments.alignment, arguments.main_flags)
+        fetch_missing(arguments.datasets, arguments.alignment, arguments.models, arguments.main_flags)
     runs, missing = plan(arguments.datasets, arguments.alignment, arguments.models, arguments.seeds,
                          arguments.main_flags, arguments.ablations)
     for line in missing:

@@ -94,6 +94,8 @@ class RemoteFile:
             raise
         except (OSError, http.client.HTTPException) as error:
             raise self._failure(error) from error
+        except ValueError as error:  # a name or an address that cannot be, from the user or in a redirect
+            raise SourceError(f"{self.host} leads to no address: {printable(error)}") from error
 
     def _failure(self, error):
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -121,7 +123,7 @@ class RemoteFile:
         if self._response.status != http.client.OK:
             raise SourceError(f"{self.host} answers {self._response.status} and sends no file")
         length = headers["Content-Length"] or ""
-        return 0, int(length) if length.isdigit() else None
+        return 0, int(length) if length.isdecimal() else None
 
     def _refuse_page(self):
         """A quota, a login or an error may be told by a web page in place of the file."""

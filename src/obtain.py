@@ -17,8 +17,8 @@ UNKNOWN = Facts()
 def obtain(source, folder, wanted, facts):
     """Get the files of these paths in a folder, whose Facts are known by name.
 
-    SourceError tells what the source does not give, UserError what is wrong on this machine. Either may leave files
-    that were had, but nothing half-written under the name of one.
+    SourceError tells what the source does not give, UserError and OSError what is wrong on this machine. Each may leave
+    files that were had, but nothing half-written under the name of one.
     """
     if source.archive:
         unpack(source.archive, wanted, facts)
@@ -57,10 +57,7 @@ def obtain_from_web(source, folder, wanted, facts):
 
 def unpack(archive, wanted, facts):
     """Take files out of a zip."""
-    try:
-        members = find_members(archive, {path.name for path in wanted})
-    except OSError as error:
-        raise UserError(f"{archive} cannot be read: {error.strerror}") from error
+    members = find_members(archive, {path.name for path in wanted})
     failures = [f"{archive} has no {path.name}" for path in wanted if path.name not in members]
     for path in wanted:
         if path.name not in members:
@@ -80,12 +77,12 @@ def unpack(archive, wanted, facts):
 @contextmanager
 def appearing(path):
     """A temporary path that becomes `path` when the block ends well and is deleted when it does not."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + ".unpacking")  # not .part, which a download would go on with
     try:
         yield part
         part.replace(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        raise UserError(f"{path} cannot be unpacked: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -207,7 +207,8 @@ def test_a_zip_that_lacks_a_file(folder, capsys):
 
 @pytest.mark.parametrize("content, words", [
     (make_zip({"../mosi_data.pkl": ALIGNED}), "its member ../mosi_data.pkl points out of the zip"),
-    (ZIP[:-40], "own.zip is not a whole zip"), (ALIGNED, "own.zip is not a whole zip"), (None, "cannot be read: No "),
+    (ZIP[:-40], "own.zip is not a whole zip"), (ALIGNED, "own.zip is not a whole zip"),
+    (None, "own.zip cannot be used: No such file or directory"),
 ])
 def test_an_archive_that_is_none(folder, authors, capsys, content, words):
     if content is not None:
@@ -273,14 +274,20 @@ def test_a_disk_that_fills_up_while_unpacking(folder, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(obtain, "extract", fill)
     assert run("--dataset mosi") == 2
-    assert error_line(capsys) == "error: data/mosi_data.pkl cannot be written: No space left on device"
+    assert error_line(capsys) == "error: data/mosi_data.pkl cannot be unpacked: No space left on device"
     assert data(folder) == ["Archive.zip"]
 
 
 def test_a_folder_that_cannot_be_made(folder, capsys):
     (folder / "data").write_text("a file")
     assert run("--dataset mosi") == 2
-    assert error_line(capsys) == "error: --data_path data cannot be used: File exists"
+    assert error_line(capsys) == "error: data cannot be used: File exists"
+
+
+def test_a_folder_in_place_of_the_archive(folder, capsys):
+    (folder / "data/Archive.zip").mkdir(parents=True)
+    assert run("--dataset mosi") == 2
+    assert error_line(capsys) == "error: data/Archive.zip cannot be used: Is a directory"
 
 
 @pytest.mark.parametrize("line, words", [

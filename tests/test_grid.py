@@ -1,6 +1,7 @@
 """run_all.sh's grid: what it plans, skips, refuses and reports, and that an interrupted one goes on."""
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from src import grid
+from src import grid, sources
 from src.errors import UserError
 from tests.data_files import make_splits, write_dataset
+from tests.web_server import serving
+from tests.zips import make_zip
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "2", "--batch_size", "5",
@@ -134,8 +137,26 @@ def test_missing_data_is_named_and_the_others_run(folder, capfd):
     assert list(results(folder)) == ["mine/unaligned/MulT/seed1"]
 
 
+def test_missing_data_is_fetched(folder, monkeypatch, capfd):
+    """What can be had runs, what cannot is named."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(sources, "SOURCES", folder / "sources.json")
+    with serving(make_zip({"mosi_data_noalign.pkl": pickle.dumps(make_splits())})) as server:
+        source = {"name": "here", "url": server.url, "saved_as": "a.zip", "holds": ["mosi_data_noalign.pkl"]}
+        (folder / "sources.json").write_text(json.dumps({"files": {}, "sources": [{**source, "provenance": ""}]}))
+        line = ["--datasets", "mosi", "mosei", *arguments("--models", "MulT", "--seeds", "1", "--download")[2:]]
+        assert grid.main(line) == 1
+    captured = capfd.readouterr()
+    assert "# mosei_senti_data_noalign.pkl could not be fetched into data (no source is known)" in captured.err
+    assert "# left out: data/mosei_senti_data_noalign.pkl is missing" in captured.err
+    assert list(results(folder)) == ["mosi/unaligned/MulT/seed1"]
+
+
 @pytest.mark.parametrize("line, words", [
     ("--datasets mosi", "there is nothing to run"),
+    ("--datasets mosi --download --models LSTM", "no model is called 'LSTM'"),
+    ("--datasets mine -- --download", "--download cannot stand after --"),
+    ("--datasets mine -- --eval results", "--eval cannot stand after --"),
     ("--datasets mine --jobs 0", "--jobs 0 starts nothing"),
     ("--datasets mine --models LSTM", "no model is called 'LSTM'"),
     ("--datasets mine -- --colour red", "unrecognized arguments: --colour"),
