@@ -38,7 +38,7 @@ class RemoteFile:
     """A file that a server is sending, from byte `offset` on.
 
     `identity` tells it from another file: its size, ETag and time of change, None where the server does not say.
-    Whatever fails is a SourceError, and an PassingError if it may heal.
+    Whatever fails is a SourceError, and a PassingError if it may heal.
     """
 
     def __init__(self, url, start=0):
@@ -103,7 +103,7 @@ class RemoteFile:
             return UnreachableError(f"{self.host} cannot be looked up: this machine is offline, or no such name exists")
         if isinstance(cause, ssl.SSLCertVerificationError):
             return SourceError(f"{self.host} shows a certificate that is not trusted here ({cause.verify_message}): a "
-                                "proxy or a wrong clock may be the cause")
+                               "proxy, a wrong clock, or certificates that Python lacks may be the cause")
         connecting = cause is not error and not isinstance(cause, ConnectionResetError)
         if isinstance(cause, TimeoutError):
             reason = f"{self.host} sent nothing for {TIMEOUT} s"
