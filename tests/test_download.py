@@ -335,7 +335,7 @@ def test_ctrl_c_and_again(folder, authors):
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "no_proxy": "*"}
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
     for _ in range(600):
-        if any(part.stat().st_size == 100_000 for part in folder.glob("data/*.part")):
+        if any(part.stat().st_size for part in folder.glob("data/*.part")):
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -343,9 +343,10 @@ def test_ctrl_c_and_again(folder, authors):
     assert process.returncode == 130
     assert told.endswith("# interrupted; the same command goes on where it stopped\n")
     assert "Traceback" not in told
+    (had,) = (part.stat().st_size for part in folder.glob("data/*.part"))
 
     done = subprocess.run(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, authors.ranges) == (0, [None, "bytes=100000-"])
+    assert (done.returncode, authors.ranges) == (0, [None, f"bytes={had}-"])
     assert has(folder, *BOTH)
 
 

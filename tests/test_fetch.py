@@ -219,6 +219,19 @@ def test_a_range_without_a_place(server, path, waits):
     assert "sends a part of the file and does not say which" in failure(server, path)
 
 
+def test_a_range_from_another_place(server, path, waits):
+    """The rest from an earlier byte on is not appended; the next attempt starts again."""
+    def earlier(handler):
+        rest = CONTENT[HALF - 1:]
+        handler.start(206, Content_Range=f"bytes {HALF - 1}-{len(CONTENT) - 1}/{len(CONTENT)}", ETag=server.etag,
+                      Content_Length=len(rest))
+        handler.wfile.write(rest)
+    server.answers = [stops_at(HALF), earlier, whole_or_range]
+    download(server, path)
+    assert server.ranges == [None, f"bytes={HALF}-", None]
+    assert path.read_bytes() == CONTENT
+
+
 def test_silence_is_not_waited_out_for_ever(server, path, waits, monkeypatch):
     monkeypatch.setattr(http_file, "TIMEOUT", 0.2)
 
@@ -345,6 +358,15 @@ def test_redirects_keep_the_range(server, path, waits):
                       lambda handler: handler.start(302, Location=server.url + "&moved"), whole_or_range]
     download(server, path)
     assert server.ranges == [None, None, f"bytes={HALF}-", f"bytes={HALF}-"]
+    assert path.read_bytes() == CONTENT
+
+
+def test_cookies_of_a_redirect_are_kept(server, path):
+    def wants_cookie(handler):
+        (whole_or_range if handler.headers["Cookie"] == "session=abc" else status(403))(handler)
+    server.answers = [lambda handler: handler.start(302, Location=server.url + "&moved", Set_Cookie="session=abc"),
+                      wants_cookie]
+    download(server, path)
     assert path.read_bytes() == CONTENT
 
 
