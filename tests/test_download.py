@@ -168,6 +168,7 @@ def test_an_archive_by_hand_where_the_error_says(folder, authors, mirror):
     (status(403), "answers 403"), (status(404), "answers 404"), (status(503), "answers 503"),
     (page("<html><title>Quota exceeded</title></html>"), 'sends a web page ("Quota exceeded")'),
     (page("no such thing", "application/zip"), "is neither a whole zip nor a whole pickle"),
+    (lambda handler: (handler.start(200), handler.wfile.write(UNALIGNED[:-5])), "is neither a whole zip nor a whole"),
     (page("", "application/zip"), "is neither a whole zip nor a whole pickle"),
     (stops_at(70_000), "broke off after 70,000 of"),
     (lambda handler: ignores_ranges(handler, 70_000), "broke off after 70,000 of"),
@@ -266,6 +267,36 @@ def test_a_small_disk(folder, authors, mirror, monkeypatch, capsys):
     assert run("--dataset mosi") == 2
     assert f"the authors: it needs {gigabytes(needed)} of disk in data, where " in error_line(capsys)
     assert has(folder, "mosi_data_noalign.pkl")
+
+
+def test_a_disk_too_small_to_unpack_to(folder, monkeypatch, capsys):
+    (folder / "own.zip").write_bytes(ZIP)
+    usage = fetch.shutil.disk_usage(folder)._replace(free=len(ALIGNED))
+    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda folder: usage)
+    assert run("--dataset mosi --archive own.zip") == 2
+    assert f"own.zip: it needs {gigabytes(len(UNALIGNED))} of disk in data" in error_line(capsys)
+    assert has(folder, "mosi_data.pkl")
+
+
+@pytest.mark.parametrize("measured_by, code", [("third party", 0), ("us", 2)])
+def test_hashes_of_what_comes_out_of_a_zip(folder, capsys, measured_by, code):
+    (folder / "own.zip").write_bytes(ZIP)
+    known = json.loads((folder / "sources.json").read_text())
+    known["files"]["mosi_data.pkl"] |= {"sha256": "0" * 64, "measured_by": measured_by}
+    (folder / "sources.json").write_text(json.dumps(known))
+    assert run("--dataset mosi --archive own.zip") == code
+    assert "mosi_data.pkl has SHA-256 " in capsys.readouterr().err
+    assert has(folder, *(BOTH if code == 0 else ["mosi_data_noalign.pkl"]))
+
+
+def test_unpacking_leaves_the_part_of_another_source(folder, authors, mirror):
+    authors.answers = [status(404)]
+    mirror.answers = [stops_at(50_000), status(404)]
+    assert run("--dataset mosi --alignment unaligned") == 2
+    part = folder / "data/mosi_data_noalign.pkl.part"
+    (folder / "own.zip").write_bytes(ZIP)
+    assert run("--dataset mosi --archive own.zip") == 0
+    assert part.stat().st_size == 50_000
 
 
 def test_a_disk_that_fills_up_while_unpacking(folder, monkeypatch, capsys):
