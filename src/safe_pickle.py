@@ -1,11 +1,16 @@
-"""Read a pickle of numpy arrays and plain containers without running anything that the file chooses.
+"""Read a pickle of numpy arrays and plain containers without running anything that the file chooses, and without
+reading what is long: an array is a view of the file, mapped into memory, so loading costs the same whatever its size.
 
 A pickle is a program that may call whatever it names. Here the few names that numpy's own pickles use stand for
 builders written below, every other name is refused, and arrays are made from raw bytes of simple types only: numpy's
-own hooks would let a forged pickle pass off bytes as object pointers.
+own hooks would let a forged pickle pass off bytes as object pointers. A small file may also be written so as to grow:
+no size in it is believed that the file does not have, and what its instructions make is counted against its size.
 """
 
+import mmap
 import pickle
+import struct
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,19 +18,30 @@ from src.errors import printable
 
 SIMPLE_KINDS = "biufSUO"  # dtype kinds: bool, integers, floats, bytes, str, and objects, which are unpickled in turn
 PLAIN_TYPES = (str, bytes, bytearray, int, float, type(None), np.generic)
+LONG = 1 << 16  # bytes; a string above that stays in the file
+GROWTH, FREE_GROWTH = 16, 1 << 20  # what instructions may make: so many times the file's size, and so many bytes more
+LONGEST_CODE = 32  # characters of a dtype's code
 
 
 class RefusedPickle(pickle.UnpicklingError):
     """The pickle asks for something that is neither an array nor a plain container."""
 
 
+class Stretch:
+    """A long string, left in the file: where it starts, its size in bytes, and the type it is of."""
+
+    def __init__(self, start, size, kind):
+        self.start, self.size, self.kind = start, size, kind
+
+
 class PickledDtype:
     """Stands for numpy.dtype."""
 
     def __init__(self, code, align=False, copy=False):
-        self.dtype = np.dtype(code) if isinstance(code, str) else None
+        simple = isinstance(code, str) and len(code) <= LONGEST_CODE
+        self.dtype = np.dtype(code) if simple else None
         if self.dtype is None or self.dtype.kind not in SIMPLE_KINDS:
-            raise RefusedPickle(f"an array of type {code!r}")
+            raise RefusedPickle(f"an array of type {code!r}" if simple else "an array of an unknown type")
 
     def __setstate__(self, state):
         _, byteorder, subarray, names, fields, *_ = state
@@ -36,23 +52,33 @@ class PickledDtype:
 
 
 class PickledArray:
-    """Stands for numpy.ndarray: `array` is the array, once the pickle has given its contents."""
+    """Stands for numpy.ndarray until the pickle is read. Its contents are bytes, a Stretch, or a list of objects."""
 
-    array = None
+    content = shape = dtype = None
+    order = "C"
 
     def __setstate__(self, state):
-        _, shape, pickled_dtype, fortran_order, content = state
-        dtype = pickled_dtype.dtype
-        if dtype.kind == "O":
-            if not isinstance(content, list):
-                raise pickle.UnpicklingError("objects that are not in a list")
-            fortran_order = False  # numpy lists objects in C order whatever the flag says
-            flat = np.empty(len(content), dtype=object)
-            flat[:] = content
-        else:
-            raw = content.encode("latin1") if isinstance(content, str) else content  # str from Python 2
-            flat = np.frombuffer(raw, dtype)
-        self.array = flat.reshape(shape, order="F" if fortran_order else "C")
+        _, self.shape, pickled_dtype, fortran_order, self.content = state
+        self.dtype = pickled_dtype.dtype
+        if fortran_order and self.dtype.kind != "O":  # numpy lists objects in C order whatever the flag says
+            self.order = "F"
+
+
+class PickledScalar:
+    """Stands for numpy's scalar until the pickle is read."""
+
+    def __init__(self, pickled_dtype, content):
+        self.dtype, self.content = pickled_dtype.dtype, content
+
+
+class PickledDict(dict):
+    """A dict whose keys are plain: to hash a tuple that holds tuples many times over would never end."""
+
+    def __setitem__(self, key, value):
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(isinstance(part, (*PLAIN_TYPES, PickledScalar, Stretch)) for part in parts):
+            raise pickle.UnpicklingError("a dict with a key that is not plain")
+        super().__setitem__(key, value)
 
 
 def build_empty_array(subtype, shape, code):
@@ -62,20 +88,15 @@ def build_empty_array(subtype, shape, code):
 
 def build_array_from_buffer(buffer, pickled_dtype, shape, order):
     """Stands for numpy's _frombuffer, which pickle protocol 5 uses."""
-    return np.frombuffer(buffer, pickled_dtype.dtype).reshape(shape, order=order)
-
-
-def build_scalar(pickled_dtype, content):
-    """Stands for numpy's scalar."""
-    raw = content.encode("latin1") if isinstance(content, str) else content
-    dtype = pickled_dtype.dtype
-    return np.frombuffer(raw, dtype)[0] if dtype.itemsize else dtype.type()
+    array = PickledArray()
+    array.content, array.dtype, array.shape, array.order = buffer, pickled_dtype.dtype, shape, order
+    return array
 
 
 def build_bytes(text, encoding="latin1"):
     """Stands for _codecs.encode, by which Python 3 writes bytes for Python 2."""
     if encoding != "latin1":
-        raise RefusedPickle(f"bytes encoded as {encoding!r}")
+        raise RefusedPickle("bytes in an encoding other than latin1")
     return text.encode("latin1")
 
 
@@ -92,59 +113,186 @@ BUILDERS = {
 }
 for numpy_core in ("numpy.core", "numpy._core"):  # before and since numpy 2
     BUILDERS[f"{numpy_core}.multiarray", "_reconstruct"] = build_empty_array
-    BUILDERS[f"{numpy_core}.multiarray", "scalar"] = build_scalar
+    BUILDERS[f"{numpy_core}.multiarray", "scalar"] = PickledScalar
     BUILDERS[f"{numpy_core}.numeric", "_frombuffer"] = build_array_from_buffer
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows the names in BUILDERS and no other."""
+class Source:
+    """The bytes of a pickle, mapped where they are a file's. Nothing is reserved for what is not there."""
+
+    def __init__(self, file):
+        try:
+            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self.position = file.tell()
+        except (AttributeError, OSError):  # it is no file of the system's
+            self.content = file.read()
+            self.position = 0
+
+    def skip(self, size):
+        """Pass over so many bytes; returns where they start."""
+        start, end = self.position, self.position + size
+        if size < 0 or end > len(self.content):
+            raise EOFError("it ends early")
+        self.position = end
+        return start
+
+    def read(self, size):
+        """The next so many bytes."""
+        start = self.skip(size)
+        return self.content[start:self.position]
+
+    def readline(self):
+        """The bytes up to and with the next end of line."""
+        return self.read(self.content.find(b"\n", self.position) + 1 - self.position)
+
+    def view(self, stretch):
+        """The bytes of a Stretch, without a copy."""
+        return memoryview(self.content)[stretch.start:stretch.start + stretch.size]
+
+
+class ArrayUnpickler(pickle._Unpickler):
+    """An unpickler that knows the names in BUILDERS and no other, and leaves long strings in the file.
+
+    It extends the one that is written in Python: that in C reads every string and reserves memory on a file's word.
+    """
+
+    def __init__(self, file):
+        self.source = Source(file)
+        self.growth = GROWTH * len(self.source.content) + FREE_GROWTH
+        self.finished = {}  # what `finish` met before and made of it, by id
+        super().__init__(self.source, encoding="latin1")
 
     def find_class(self, module, name):
         if (module, name) not in BUILDERS:
             raise RefusedPickle(printable(f"{module}.{name}"))
 
         def builder(*arguments):  # a new one for each use, since a pickle may alter what it is given
+            self.grow(sum(len(argument) for argument in arguments if isinstance(argument, (str, bytes, bytearray))))
             return BUILDERS[module, name](*arguments)
         return builder
+
+    def grow(self, size):
+        """Count what an instruction makes out of what was read before."""
+        self.growth -= size
+        if self.growth < 0:
+            raise pickle.UnpicklingError("it makes far more than it holds")
+
+    def load_frame(self):
+        """Frames say how much to read at once, which a map has no use for."""
+        size, = struct.unpack("<Q", self.read(8))
+        self.source.position = self.source.skip(size)
+
+    def load_string_or_stretch(self, size_format, kind):
+        """Read a string, or leave it in the file if it is long."""
+        size, = struct.unpack(size_format, self.read(struct.calcsize(size_format)))
+        self.append(Stretch(self.source.skip(size), size, kind) if size > LONG else kind(self.read(size)))
+
+    def load_dict(self):
+        """Items that precede their dict."""
+        items = self.pop_mark()
+        self.append(PickledDict())
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self.stack[-1][key] = value
+
+    def load_inst(self):
+        """A call by name, which a text file that starts with "i" may look like: that has no arguments to it."""
+        if not self.metastack:
+            raise pickle.UnpicklingError("a call without arguments")
+        super().load_inst()
+
+    def refuse_set(self):
+        """Sets have no place in a data file."""
+        raise RefusedPickle("a set")
+
+    dispatch = MappingProxyType({
+        **pickle._Unpickler.dispatch,
+        pickle.FRAME[0]: load_frame,
+        pickle.BINSTRING[0]: lambda self: self.load_string_or_stretch("<i", latin1),
+        pickle.BINBYTES[0]: lambda self: self.load_string_or_stretch("<I", bytes),
+        pickle.BINBYTES8[0]: lambda self: self.load_string_or_stretch("<Q", bytes),
+        pickle.BYTEARRAY8[0]: lambda self: self.load_string_or_stretch("<Q", bytearray),
+        pickle.EMPTY_DICT[0]: lambda self: self.append(PickledDict()),
+        pickle.DICT[0]: load_dict,
+        pickle.INST[0]: load_inst,
+        **dict.fromkeys((pickle.EMPTY_SET[0], pickle.FROZENSET[0]), refuse_set),
+    })
+
+    def finish(self, value):
+        """The value with all that stands for something else in it replaced by that. What a pickle holds many times is
+        made once, so that lists that hold each other many times do not grow.
+        """
+        if isinstance(value, PLAIN_TYPES):
+            return value
+        if id(value) not in self.finished:
+            self.finished[id(value)] = value, self._made(value)
+        return self.finished[id(value)][1]
+
+    def _made(self, value):
+        match value:
+            case Stretch():
+                made = value.kind(self.source.view(value))
+            case PickledScalar():
+                self.grow(value.dtype.itemsize)
+                made = self._flat(value)[0] if value.dtype.itemsize else value.dtype.type()
+            case PickledArray(content=None):
+                raise pickle.UnpicklingError("an array without contents")
+            case PickledArray():
+                made = self._flat(value).reshape(value.shape, order=value.order)
+            case dict():
+                made = {self.finish(key): self.finish(item) for key, item in value.items()}
+            case list() | tuple():
+                made = type(value)([self.finish(item) for item in value])
+            case _:
+                raise RefusedPickle(f"a {type(value).__name__}")
+        return made
+
+    def _flat(self, value):
+        """The contents of an array or a scalar as a flat array, numbers without a copy."""
+        content, dtype = value.content, value.dtype
+        if dtype.kind == "O":
+            return self._flat_objects(value)
+        if isinstance(content, Stretch):
+            return np.frombuffer(self.source.view(content), dtype)
+        if isinstance(content, str):  # from Python 2
+            self.grow(len(content))
+            content = content.encode("latin1")
+        return np.frombuffer(content, dtype)
+
+    def _flat_objects(self, value):
+        if isinstance(value, PickledScalar) or not isinstance(value.content, list):
+            raise pickle.UnpicklingError("objects that are not in a list")
+        self.grow(len(value.content) * value.dtype.itemsize)
+        flat = np.empty(len(value.content), dtype=object)
+        for i, item in enumerate(value.content):
+            flat[i] = self.finish(item)
+        return flat
+
+
+def latin1(content):
+    """The str of Python 2 that these bytes are."""
+    return str(content, "latin1")
 
 
 def load_arrays(file):
     """The dicts, lists, tuples, arrays, strings and numbers of a pickle, Python 2's included.
 
-    Raises RefusedPickle, naming it, where the file holds anything else, and UnpicklingError where it is damaged.
+    Large arrays of numbers are read-only views of the file: its pages are read as they are touched, and may be given
+    back by `release_pages`. Raises RefusedPickle, naming it, where the file holds anything else, and UnpicklingError
+    where it is damaged.
     """
     try:
-        return _with_arrays(ArrayUnpickler(file, encoding="latin1").load(), {})
+        unpickler = ArrayUnpickler(file)
+        return unpickler.finish(unpickler.load())
     except (RefusedPickle, OSError):
         raise
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = f"{type(error).__name__}: {printable(error)}"
+        reason = f"{type(error).__name__}: {printable(error)[:200]}"
         raise pickle.UnpicklingError(f"damaged or not a pickle ({reason})") from error
 
 
-def _with_arrays(value, done):
-    """The value with every PickledArray in it replaced by its array. `done` holds what was met before, by id, so that
-    lists that hold each other many times are walked once.
-    """
-    if isinstance(value, PLAIN_TYPES):
-        return value
-    if id(value) not in done:
-        done[id(value)] = value, _converted(value, done)
-    return done[id(value)][1]
-
-
-def _converted(value, done):
-    if isinstance(value, PickledArray):
-        if value.array is None:
-            raise pickle.UnpicklingError("an array without contents")
-        value = value.array
-    if isinstance(value, dict):
-        return {_with_arrays(key, done): _with_arrays(item, done) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_with_arrays(item, done) for item in value])
-    if not isinstance(value, np.ndarray):
-        raise RefusedPickle(f"a {type(value).__name__}")
-    if value.dtype == object:
-        for i, item in enumerate(value.flat):
-            value.flat[i] = _with_arrays(item, done)
-    return value
+def release_pages(array):
+    """Take the pages of its file that an array of `load_arrays` has touched out of this process's memory."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, memoryview) and isinstance(array.obj, mmap.mmap):
+        array.obj.madvise(mmap.MADV_DONTNEED)
