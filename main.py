@@ -8,7 +8,7 @@ from src.download import download
 from src.errors import UserError, run_command
 from src.result import check_reproduced, make_result
 from src.run_folder import RunFolder, read_result
-from src.settings import find_device, parse_flags, resolve
+from src.settings import find_data_device, find_device, parse_flags, resolve
 from src.train import evaluate, fit
 from src.trained import load_trained
 from src.training_log import TrainingLog, result_lines
@@ -39,13 +39,15 @@ def train(flags):
         download([settings.spec], settings.data_path, [settings.aligned])
 
     start = time.time()
-    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned)
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     model = settings.build_model(dataset).to(device)
+    dataset = dataset.to(find_data_device(settings.data_device, device, dataset.nbytes))
 
     run = RunFolder(settings.run_path)
     log = TrainingLog(run, settings, dataset)
     log.head(settings, sources, dataset, model, device)
-    config = {"settings": settings.recorded(), "input_dims": dataset.input_dims, "input_lens": dataset.input_lens}
+    config = {"settings": settings.recorded(), "input_dims": dataset.input_dims, "input_lens": dataset.input_lens,
+              "data": {**dataset.source, "protocol": dataset.protocol}}
     run.write_json("config.json", {**config, "sources": sources})
 
     try:
@@ -73,7 +75,7 @@ def train(flags):
 
 def evaluate_again(folder, flags):
     """Rebuild the model of a run from its checkpoint alone, evaluate it, and compare with what the run reported."""
-    if not_allowed := set(flags) - {"data_path", "device"}:
+    if not_allowed := set(flags) - {"data_path", "cache_dir", "device"}:
         raise UserError(f"--eval takes its settings from the run: leave out --{', --'.join(sorted(not_allowed))}")
     model, dataset, settings, epoch = load_trained(folder, **flags)
     valid, test = (

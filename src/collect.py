@@ -7,7 +7,7 @@ from src.models import MODELS
 from src.run_folder import read_result
 from src.tasks import task_of_result
 
-NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "device", "log_interval"}
+NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "log_interval"}
 
 
 def difference_of_settings(one, other):

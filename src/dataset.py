@@ -1,27 +1,23 @@
-"""Data sets: what is known of each, and reading one from MulT's pickle format into checked tensors.
+"""Data sets: what is known of each, which file is its, and the checked tensors that training reads.
 
-The format is a pickled dict of "train", "valid" and "test", each a dict of arrays: "text", "audio", "vision"
-(N, T_m, d_m), "labels" (N, 1, 1) for sentiment or (N, K, 2) one-hot for K emotions, and perhaps "id" (N, ...).
-NAME_data.pkl holds word-aligned sequences, NAME_data_noalign.pkl unaligned ones.
+NAME_data.pkl holds word-aligned sequences, NAME_data_noalign.pkl unaligned ones. src/formats.py says what is in them,
+src/cache.py how they are read.
 """
 
-import pickle
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from modules.position_embedding import padding_mask
+from src.cache import Converted, read_file
+from src.convert import convert, in_memory
 from src.demo import make_demo
-from src.errors import UserError, printable
-from src.safe_pickle import RefusedPickle, load_arrays
+from src.errors import UserError
+from src.formats import MODALITY_KEYS, read_layout
 from src.sources import download_command
 from src.tasks import EmotionClassification, SentimentRegression, task_of_labels
-
-SPLITS = ("train", "valid", "test")
-MODALITY_KEYS = ("text", "audio", "vision")  # in the order of modules.multimodal.MODALITIES
 
 
 @dataclass(frozen=True)
@@ -34,10 +30,21 @@ class DatasetSpec:
     paper: dict = field(default_factory=dict)  # the settings it was published with, by flag
     paper_source: str = ""
     make: Callable | None = None  # makes it in memory, in place of a file
+    mmsa_folder: str | None = None  # of MMSA's data, which holds its files in Processed/
+    mmsa_steps: int = 50  # the number in their names
 
     def file(self, data_path, aligned):
-        """The path of its pickle."""
-        return Path(data_path) / f"{self.stem}_data{'' if aligned else '_noalign'}.pkl"
+        """The path of its pickle: `data_path` itself if that is a file, else MulT's file or MMSA's, whichever is there;
+        MulT's if none is.
+        """
+        folder = Path(data_path)
+        if os.path.isfile(folder):
+            return folder
+        candidates = [folder / f"{self.stem}_data{'' if aligned else '_noalign'}.pkl"]
+        if self.mmsa_folder:
+            name = f"{'' if aligned else 'un'}aligned_{self.mmsa_steps}.pkl"
+            candidates += [folder / name, folder / self.mmsa_folder / "Processed" / name]
+        return next(filter(os.path.isfile, candidates), candidates[0])
 
 
 def table_5(**row):
@@ -55,12 +62,14 @@ KNOWN = (
         table_5(batch_size=128, lr=1e-3, num_heads=10, kernel_l=1, embed_dropout=0.2, block_dropout=0.2, clip=0.8,
                 num_epochs=100),
         "MulT Table 5, MOSI; kernel_l is 1 or 3 there",
+        mmsa_folder="MOSI",
     ),
     DatasetSpec(
         "mosei", "mosei_senti", SentimentRegression(),
         table_5(batch_size=16, lr=1e-3, num_heads=8, kernel_l=1, embed_dropout=0.3, block_dropout=0.1, clip=1.0,
                 num_epochs=20),
         "MulT Table 5, MOSEI; kernel_l is 1 or 3 there",
+        mmsa_folder="MOSEI",
     ),
     DatasetSpec(
         "iemocap", "iemocap", EmotionClassification(),
@@ -101,20 +110,29 @@ class Split:
 
     def batch(self, indices, device="cpu"):
         """The features, padding and labels of some samples on a device."""
+        indices = torch.as_tensor(indices)
+        there = indices.to(self.features[0].device)
         return (
-            tuple(x[indices].to(device) for x in self.features),
-            tuple(x[indices].to(device) for x in self.padding),
+            tuple(x[there].to(device) for x in self.features),
+            tuple(x[there].to(device) for x in self.padding),
             self.labels[indices].to(device),
         )
+
+    def to(self, device):
+        """The split with its features and padding on a device. The labels, which metrics need, stay on the CPU."""
+        features, padding = (tuple(x.to(device) for x in tensors) for tensors in (self.features, self.padding))
+        return replace(self, features=features, padding=padding)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits, by name, and their task. `notes` are lines for the log about what reading changed."""
+    """The three splits, by name, and their task."""
 
     task: object
     splits: dict
-    notes: list
+    notes: list  # lines for the log about what reading changed
+    protocol: str = "MulT"  # or "MMSA": whose splits these are
+    source: dict = field(default_factory=dict)  # "file", its "sha256", and where it was "read_from"
 
     @property
     def input_dims(self):
@@ -126,24 +144,52 @@ class Dataset:
         """(T_l, T_a, T_v)"""
         return tuple(x.size(1) for x in self.splits["train"].features)
 
+    @property
+    def nbytes(self):
+        """The size of the features and padding."""
+        return sum(x.nbytes for split in self.splits.values() for x in (*split.features, *split.padding))
 
-def load_dataset(spec, data_path="data", aligned=False):
+    def to(self, device):
+        """The data set with its splits on a device."""
+        return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
+
+
+def load_dataset(spec, data_path="data", aligned=False, cache_dir=None):
     """Read and check a data set. UserError, in one line, names the file, the place in it and the fault."""
     if spec.make:
-        return check_dataset(spec.make(aligned), spec, aligned, spec.name)
+        _, raw = read_layout(spec.make(aligned), spec.name)
+        return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name)
+    path = find_file(spec, data_path, aligned)
+    converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path))
+    return make_dataset(converted, spec, aligned, path)
+
+
+def find_file(spec, data_path, aligned):
+    """The path of a data set's file; UserError where it is not there."""
     path = spec.file(data_path, aligned)
     try:
         if not path.is_file():
             raise UserError(missing_file_message(spec, path, data_path, aligned))
-        with path.open("rb") as file:
-            raw = load_arrays(file)
-    except RefusedPickle as error:
-        raise UserError(
-            f"{path} was not read: it holds {error}, and only numpy arrays and plain containers are safe to load"
-        ) from error
-    except (pickle.UnpicklingError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}; copy or download it again") from error
-    return check_dataset(raw, spec, aligned, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return path
+
+
+def make_dataset(converted, spec, aligned, where):
+    """The Dataset of a converted file, or of what was made in memory."""
+    task = check_splits(converted.splits, spec, aligned, where)
+    splits = {
+        name: Split(
+            features=tuple(torch.from_numpy(split.features[key]) for key in MODALITY_KEYS),
+            padding=tuple(torch.from_numpy(split.padding[key]) for key in MODALITY_KEYS),
+            labels=task.read_labels(split.labels, f"{where}, {name} labels"),
+            ids=split.ids,
+        )
+        for name, split in converted.splits.items()
+    }
+    notes = [f"{where}, {note}" for note in converted.notes]
+    source = {"file": str(where), "sha256": converted.sha256, "read_from": converted.place}
+    return Dataset(task, splits, notes, converted.protocol, source)
 
 
 def missing_file_message(spec, path, data_path, aligned):
@@ -159,95 +205,28 @@ def missing_file_message(spec, path, data_path, aligned):
     return f"{path} is missing: put it there, name its folder by --data_path, or use a known data set ({known})"
 
 
-def check_dataset(raw, spec, aligned, where):
-    """Turn the dict of a file into a Dataset; UserError where it breaks the format. `where` names it in messages."""
-    splits, notes = {}, []
+def check_splits(splits, spec, aligned, where):
+    """The task of the splits, raw or converted; UserError where labels or shapes break the format."""
     task = spec.task
-    for name in SPLITS:
-        arrays = _item(raw, name, where)
-        place = f"{where}, {name}"
-        labels = _numbers(_item(arrays, "labels", place), f"{place} labels")
-        task = task or task_of_labels(labels.shape, f"{place} labels")
-        if type(task) is not type(task_of_labels(labels.shape, f"{place} labels")):
-            raise UserError(f"{place} labels have shape {labels.shape}, not that of {spec.name}'s task")
-        features = []
-        for key in MODALITY_KEYS:
-            array = _numbers(_item(arrays, key, place), f"{place} {key}")
-            if array.ndim != 3 or 0 in array.shape:
-                raise UserError(f"{place} {key} has shape {array.shape}; expected (samples, steps, features)")
-            if len(array) != len(labels):
-                raise UserError(f"{place} has {len(array)} samples of {key} but {len(labels)} labels")
-            features.append(_finite_features(array, key, place, notes))
-        if not np.isfinite(labels).all():
-            raise UserError(f"{place} labels hold {np.sum(~np.isfinite(labels))} numbers that are not finite")
-        splits[name] = Split(
-            features=tuple(features),
-            padding=tuple(padding_mask(x) for x in features),
-            labels=task.read_labels(labels, f"{place} labels"),
-            ids=_ids(arrays.get("id"), len(labels), place),
-        )
-    _check_shapes(splits, aligned, where)
-    return Dataset(task, splits, notes)
+    for name, split in splits.items():
+        place = f"{where}, {name} labels"
+        own = task_of_labels(split.labels.shape, place)
+        task = task or own
+        if type(task) is not type(own):
+            raise UserError(f"{place} have shape {split.labels.shape}, not that of {spec.name}'s task")
+        task.read_labels(split.labels, place)
+    check_shapes(splits, aligned, where)
+    return task
 
 
-def _item(container, key, where):
-    if not isinstance(container, dict):
-        raise UserError(f"{where} is a {type(container).__name__}, not a dict that holds {key!r}")
-    if key not in container:
-        there = ", ".join(sorted(map(printable, container))) or "nothing"
-        raise UserError(f"{where} has no {key!r}; it has {there}")
-    return container[key]
-
-
-def _numbers(array, where):
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
-        raise UserError(f"{where} is {kind}, not an array of numbers")
-    return array
-
-
-def _finite_features(array, key, place, notes):
-    """The array as a float32 tensor. -inf in audio becomes 0, as in the original; nothing else may be non-finite."""
-    silent = np.isneginf(array) & (key == "audio")
-    with np.errstate(over="ignore"):  # what overflows is found below
-        array = array.astype(np.float32)
-    if silent.any():
-        notes.append(f"{place} audio: {silent.sum()} elements of -inf set to 0")
-        array[silent] = 0
-    broken = ~np.isfinite(array)
-    if broken.any():
-        sample, step, feature = np.argwhere(broken)[0]
-        raise UserError(
-            f"{place} {key} holds {broken.sum()} numbers that are not finite in float32, the first in "
-            f"sample {sample}, step {step}, feature {feature}; repair or drop those samples"
-        )
-    return torch.from_numpy(array)
-
-
-def _ids(raw, samples, place):
-    """One string a sample: its fields joined by '|', or its number where the file has no ids."""
-    if raw is None:
-        return [str(i) for i in range(samples)]
-    if not isinstance(raw, (np.ndarray, list, tuple)) or getattr(raw, "ndim", 1) == 0 or len(raw) != samples:
-        raise UserError(f"{place} does not have one id for each of its {samples} samples; mend or drop 'id'")
-
-    def text(field):
-        return field.decode("utf-8", "replace") if isinstance(field, bytes) else str(field)
-    try:
-        return ["|".join(map(text, np.ravel(np.asarray(fields, dtype=object)))) for fields in raw]
-    except (ValueError, SystemError) as error:
-        raise UserError(f"{place} id is damaged") from error
-
-
-def _check_shapes(splits, aligned, where):
+def check_shapes(splits, aligned, where):
     """Every split has the steps and features of train, and aligned modalities have the same steps."""
-    expected = [tuple(x.shape[1:]) for x in splits["train"].features]
-    for name in SPLITS:
-        shapes = [tuple(x.shape[1:]) for x in splits[name].features]
-        for key, shape, train_shape in zip(MODALITY_KEYS, shapes, expected, strict=True):
+    for name, split in splits.items():
+        for key in MODALITY_KEYS:
+            shape, train_shape = (s.shape(key)[1:] for s in (split, splits["train"]))
             if shape != train_shape:
                 raise UserError(f"{where}, {name} {key} has (steps, features) {shape}, but train has {train_shape}")
-    lengths = [steps for steps, _ in expected]
+    lengths = [splits["train"].shape(key)[1] for key in MODALITY_KEYS]
     if aligned and len(set(lengths)) > 1:
         raise UserError(
             f"{where} is not aligned: text, audio and vision have {lengths} steps; leave out --aligned and name "

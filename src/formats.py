@@ -18,6 +18,7 @@ import numpy as np
 
 from src.errors import UserError, printable
 from src.safe_pickle import release_pages
+from src.tasks import task_of_labels
 
 SPLITS = ("train", "valid", "test")
 MODALITY_KEYS = ("text", "audio", "vision")  # in the order of modules.multimodal.MODALITIES
@@ -50,7 +51,7 @@ def read_layout(raw, where):
         place = f"{where}, {name}"
         arrays = _item(raw, name, where)
         labels = (_mmsa_labels if protocol == "MMSA" else _mult_labels)(arrays, place)
-        features = {key: _features(arrays, key, len(labels) if labels.ndim else None, place) for key in MODALITY_KEYS}
+        features = {key: _features(arrays, key, len(labels), place) for key in MODALITY_KEYS}
         if not np.isfinite(labels).all():
             raise UserError(f"{place} labels hold {np.sum(~np.isfinite(labels))} numbers that are not finite")
         splits[name] = RawSplit(features, labels, _ids(arrays.get("id"), len(labels), place))
@@ -80,7 +81,9 @@ def _numbers(array, where):
 
 
 def _mult_labels(arrays, place):
-    return _numbers(_item(arrays, "labels", place), f"{place} labels")
+    labels = _numbers(_item(arrays, "labels", place), f"{place} labels")
+    task_of_labels(labels.shape, f"{place} labels")
+    return labels
 
 
 def _mmsa_labels(arrays, place):
@@ -101,7 +104,7 @@ def _features(arrays, key, samples, place):
     array = _numbers(_item(arrays, key, place), f"{place} {key}")
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(f"{place} {key} has shape {array.shape}; expected (samples, steps, features)")
-    if samples is not None and len(array) != samples:
+    if len(array) != samples:
         raise UserError(f"{place} has {len(array)} samples of {key} but {samples} labels")
     return array
 

@@ -17,6 +17,7 @@ from src.models import MODELS, build_model, find_model, model_options
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
+DATA_DEVICES = ("auto", "cpu", "cuda")
 
 
 def count(minimum, maximum=2**32 - 1):
@@ -61,7 +62,7 @@ class Settings:
     model: str = flag("task", "MulT", "PMR, MulT or MulT-FFL, in any case")
     dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, demo, or NAME of NAME_data.pkl")
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
-    data_path: str = flag("task", "data", "folder of the data files")
+    data_path: str = flag("task", "data", "folder of the data files, or the file itself")
     preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock",
                               choices=PRESETS)
     only: str | None = field(default=None)  # of the flags --lonly, --aonly, --vonly
@@ -111,6 +112,9 @@ class Settings:
     seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
 
     device: str = flag("run", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
+    data_device: str = flag("run", "auto", "where the data is held: cpu, cuda, or auto (the GPU of --device, if half "
+                            "of its free memory is enough)", choices=DATA_DEVICES)
+    cache_dir: str | None = flag("run", None, "folder for the converted data files (default: beside each file)")
     results_dir: str = flag("run", "results", "folder of the results")
     name: str | None = flag("run", None, "name of the trial, added to the model's folder", type=folder_name)
     log_interval: int = flag("run", 30, "batches between two lines of the log", type=count(1))
@@ -231,3 +235,16 @@ def find_device(name):
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"--device {name} cannot be used here: {reason}; try --device cpu") from error
     return device
+
+
+def find_data_device(name, device, size):
+    """Where data of so many bytes is held for a model on a device; UserError where it cannot be there."""
+    if name == "cuda" and device.type != "cuda":
+        raise UserError(f"--data_device cuda: the model is on {device}; leave it out or train with --device cuda")
+    if name == "cpu" or device.type == "cpu":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    if name == "cuda" and size > free:
+        raise UserError(f"--data_device cuda: the data takes {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB "
+                        "free; use --data_device cpu")
+    return device if name == "cuda" or size <= free / 2 else torch.device("cpu")

@@ -21,7 +21,7 @@ def load_trained(folder, **changes):
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/checkpoint.pt was written by another version of this code: {error}") from error
     device = find_device(settings.device)
-    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned)
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     model = settings.build_model(dataset).to(device)
     try:
         model.load_state_dict(state)

@@ -35,6 +35,7 @@ class TrainingLog:
                 f"{name} {steps} x {width}" for name, steps, width
                 in zip(("language", "audio", "vision"), dataset.input_lens, dataset.input_dims, strict=True)
             ),
+            f"# {data_line(dataset)}",
             *(f"# {note}" for note in dataset.notes),
             *(f"# {name} = {value}  ({sources[name]})" for name, value in settings.recorded().items()),
             *(f"# {name}: {value}" for name, value in environment(device).items()),
@@ -74,6 +75,13 @@ class TrainingLog:
 
     def _start_interval(self):
         self.interval_loss, self.interval_samples, self.interval_start = 0.0, 0, time.time()
+
+
+def data_line(dataset):
+    """Which file was trained on, whose splits it has, and where it was read from."""
+    source, device = dataset.source, dataset.splits["train"].features[0].device
+    digest = f", SHA-256 {source['sha256']}" if source["sha256"] else ""
+    return f"{source['file']}: {dataset.protocol} splits{digest}; read from {source['read_from']} onto {device}"
 
 
 def result_lines(task, result, test):

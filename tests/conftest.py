@@ -1,8 +1,11 @@
-"""The models of the tests are tiny: one thread each, here and in the processes that tests start."""
+"""The models of the tests are tiny: one thread each, here and in the processes that tests start. And no test leaves
+converted data in a user's home: where that would be, nothing can be.
+"""
 
 import os
 
 import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["XDG_CACHE_HOME"] = os.devnull
 torch.set_num_threads(1)

@@ -358,14 +358,12 @@ def test_files_that_cannot_be_read(content, expected, tmp_path, capfd):
     ("iemocap", "iemocap", "src.download --dataset iemocap "),
     ("mine", "mine", "--data_path"), ("mine", "mine", "mosi, mosei, iemocap, demo"),
 ])
-@pytest.mark.parametrize("place", ["folder", "no folder", "file", "folder in place of the file"])
+@pytest.mark.parametrize("place", ["folder", "no folder", "folder in place of the file"])
 def test_missing_files(name, stem, advice, aligned, suffix, place, tmp_path):
     folder = tmp_path if "place" in place else tmp_path / "data"
     path = folder / f"{stem}_data{suffix}.pkl"
     if place == "folder":
         folder.mkdir()
-    elif place == "file":
-        folder.write_bytes(WHOLE)
     elif place == "folder in place of the file":
         path.mkdir()
     message = user_error(name, folder, aligned)

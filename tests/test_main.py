@@ -202,6 +202,7 @@ def test_damaged_runs_are_not_evaluated(folder, capsys, spoil, words):
 ])
 def test_errors_are_one_line_and_change_nothing(folder, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(folder)
+    load_ids(folder, [])  # converts the data file
     before = sorted(folder.rglob("*"))
     assert main(arguments) == 2
     captured = capsys.readouterr()

@@ -1,0 +1,213 @@
+"""Data files converted once: float32 .npy files beside the source, mapped by every run after the first.
+
+FILE.cache/ holds `lock` and `arrays/`: {split}_{text,audio,vision}.npy, their {...}_padding.npy, {split}_labels.npy,
+{split}_ids.json, and manifest.json, written last, with what they were made of. They are used if the manifest names
+this format and a source of the present name, size and time of change, and if all of them are there in its shapes;
+else they are made again, in a folder that takes the name `arrays` when it is whole. One process at a time makes them.
+
+Where FILE.cache cannot be written, a folder under ~/.cache (or XDG_CACHE_HOME) takes its place, and where that cannot
+either, memory.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from src.convert import ConvertedSplit, convert, in_folder, in_memory, mapped
+from src.errors import UserError, printable
+from src.formats import MODALITY_KEYS, SPLITS, read_layout
+from src.safe_pickle import RefusedPickle, load_arrays
+
+FORMAT = 1  # of the manifest and of what the arrays mean
+HOME_FOLDER = "pmr-mult"  # under ~/.cache
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A data file, converted, or what stands for one."""
+
+    splits: dict  # {split: ConvertedSplit}
+    protocol: str = "MulT"  # or "MMSA": whose splits these are
+    sha256: str | None = None  # of the file
+    place: str = "memory"  # where the arrays are
+    notes: list = field(default_factory=list)  # lines about what converting changed
+
+
+def read_file(path, cache_dir, check):
+    """A data file from its cache, or converted, and cached where that is possible.
+
+    `check(splits)` looks at the shapes and labels of the splits before anything is converted, and of those that come
+    from a cache. UserError, naming the file and the place in it, where the file cannot be read or is not whole.
+    """
+    try:
+        with path.open("rb") as file:
+            source = describe(path, file)
+            for folder in places(path, cache_dir):
+                if converted := load(folder, source):
+                    check(converted.splits)
+                    return converted
+            return convert_file(path, file, source, cache_dir, check)
+    except RefusedPickle as error:
+        raise UserError(
+            f"{path} was not read: it holds {error}, and only numpy arrays and plain containers are safe to load"
+        ) from error
+    except (pickle.UnpicklingError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}; copy or download it again") from error
+
+
+def describe(path, file):
+    """What tells an open file's content from an earlier one without reading it."""
+    stat = os.fstat(file.fileno())
+    return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def places(path, cache_dir):
+    """The folders that may hold the cache of a file, the best first."""
+    path = path.resolve()
+    folder_key = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:16]  # files of one name lie in many folders
+    elsewhere = f"{path.name}-{folder_key}"
+    if cache_dir is not None:
+        return [Path(cache_dir) / elsewhere]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return [path.with_name(f"{path.name}.cache"), home / HOME_FOLDER / elsewhere]
+
+
+def convert_file(path, file, source, cache_dir, check):
+    """Convert an open file into the first place that takes it."""
+    protocol, splits = read_layout(load_arrays(file), path)
+    check(splits)
+    source = {**source, "sha256": sha256_of(file)}
+    notes = []
+    for folder in places(path, cache_dir):
+        try:
+            with locked(folder, path):
+                converted = load(folder, source)
+                if converted is None:
+                    with new_arrays(folder) as new:
+                        arrays, changes = convert(splits, path, in_folder(new))
+                        check_unchanged(path, file, source)
+                        save(new, arrays, {"source": source, "protocol": protocol, "notes": changes})
+                    converted = Converted(arrays, protocol, source["sha256"], str(folder), changes)
+        except OSError as error:
+            notes.append(f"converted data not kept in {folder}: {error.strerror or error}")
+        else:
+            return replace(converted, notes=notes + converted.notes)
+    arrays, changes = convert(splits, path, in_memory)
+    check_unchanged(path, file, source)
+    return Converted(arrays, protocol, source["sha256"], notes=notes + changes)
+
+
+def sha256_of(file):
+    """The SHA-256 of an open file."""
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_unchanged(path, file, source):
+    """UserError if an open file is no longer what it was."""
+    if not describe(path, file).items() <= source.items():
+        raise UserError(f"{path} changed while it was read; start again once it is whole")
+
+
+@contextlib.contextmanager
+def locked(folder, path):
+    """Hold a cache folder, made if need be, against other processes; it goes again if it has no arrays at the end."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / "lock").open("a"))
+            _wait_for(lock, path)
+            if os.path.exists(lock.name) and os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
+                break  # else its last holder has taken the folder away
+        try:
+            yield
+        finally:
+            if not (folder / "arrays").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait_for(lock, path):
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"# waiting for another process that converts {printable(path)}", file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+@contextlib.contextmanager
+def new_arrays(folder):
+    """An empty folder that becomes `arrays` if nothing goes wrong, and that is gone if something does."""
+    new, arrays = folder / "new", folder / "arrays"
+    for left in (new, arrays):  # by a process that was killed, or of another source
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir()
+    try:
+        yield new
+        new.rename(arrays)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def save(folder, splits, manifest):
+    """Write what `convert` has not written into its folder, the manifest last."""
+    shapes = {}
+    for name, split in splits.items():
+        for key in MODALITY_KEYS:
+            shapes[f"{name}_{key}"] = split.shape(key)
+            _write(folder / f"{name}_{key}_padding.npy", lambda file, array=split.padding[key]: np.save(file, array))
+        _write(folder / f"{name}_labels.npy", lambda file, array=split.labels: np.save(file, array))
+        _write(folder / f"{name}_ids.json", lambda file, ids=split.ids: file.write(json.dumps(ids).encode()))
+    manifest = {"format": FORMAT, **manifest, "shapes": shapes}
+    _write(folder / "manifest.json", lambda file: file.write(json.dumps(manifest, indent=2).encode()))
+
+
+def _write(path, write):
+    with path.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(folder, source):
+    """The Converted in a cache folder, or None where there is none of this source that is whole."""
+    arrays = folder / "arrays"
+    try:
+        opened = os.stat(arrays).st_ino
+        manifest = json.loads((arrays / "manifest.json").read_bytes())
+        if manifest["format"] != FORMAT or not source.items() <= manifest["source"].items():
+            return None
+        splits = {name: _load_split(arrays, name, manifest["shapes"]) for name in SPLITS}
+        if os.stat(arrays).st_ino != opened:  # another process has put new arrays there meanwhile
+            return None
+        return Converted(splits, manifest["protocol"], manifest["source"]["sha256"], str(folder), manifest["notes"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        return None
+
+
+def _load_split(folder, name, shapes):
+    """A ConvertedSplit out of a folder; ValueError where an array is not what it should be."""
+    split = ConvertedSplit(
+        features={key: mapped(folder / f"{name}_{key}.npy") for key in MODALITY_KEYS},
+        padding={key: np.load(folder / f"{name}_{key}_padding.npy", allow_pickle=False) for key in MODALITY_KEYS},
+        labels=np.load(folder / f"{name}_labels.npy", allow_pickle=False),
+        ids=json.loads((folder / f"{name}_ids.json").read_bytes()),
+    )
+    for key in MODALITY_KEYS:
+        features, padding = split.features[key], split.padding[key]
+        whole = (
+            list(features.shape) == shapes[f"{name}_{key}"] and features.dtype == np.float32
+            and padding.shape == features.shape[:2] and padding.dtype == bool
+            and len(split.labels) == len(split.ids) == len(features)
+        )
+        if not whole:
+            raise ValueError(f"{name} {key}")
+    return split
