@@ -13,6 +13,7 @@ import random
 import struct
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +31,17 @@ def load(stream):
 
 
 LOAD_EACH = """
-import io, json, pickle, resource, sys
+import json, pickle, resource, sys, tempfile
 from src.safe_pickle import load_arrays
 
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))  # bytes
 outcomes = []
 for stream in pickle.load(sys.stdin.buffer):
     try:
-        load_arrays(io.BytesIO(stream))
+        with tempfile.TemporaryFile() as file:
+            file.write(stream)
+            file.seek(0)
+            load_arrays(file)
         outcomes.append("loaded")
     except Exception as error:
         outcomes.append(type(error).__name__)
@@ -46,7 +50,7 @@ print(json.dumps(outcomes))
 
 
 def load_apart(streams):
-    """What comes of loading each of the streams in another process: "loaded" or the name of the exception."""
+    """What comes of loading each of the streams, from a file, in another process: "loaded" or the exception's name."""
     child = subprocess.run(
         [sys.executable, "-c", LOAD_EACH], input=pickle.dumps(streams), capture_output=True, timeout=120, check=False,
         cwd=Path(__file__).parents[1], env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
@@ -240,6 +244,61 @@ def test_what_follows_the_pickle_is_left_alone():
     assert load_arrays(file) == [1]
 
 
+def large_pickle(path, content_size, claimed_size=None):
+    """A file of an array of float64, whose contents are a hole in the file: it takes no room on the disk."""
+    before, after = assemble({"x": forged_array(F8, (content_size // 8,), "CONTENT")}).split(opcodes("CONTENT"))
+    with path.open("wb") as file:
+        file.write(before + b"\x8e" + struct.pack("<Q", claimed_size or content_size))
+        file.seek(content_size, os.SEEK_CUR)
+        file.write(after)
+    return path
+
+
+def test_a_large_array_is_not_read(tmp_path):
+    path = large_pickle(tmp_path / "large.pkl", 1 << 32)
+    tracemalloc.start()
+    with path.open("rb") as file:
+        array = load_arrays(file)["x"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert array.nbytes == 1 << 32
+    assert peak < 1 << 20
+    assert array[-1] == 0
+    safe_pickle.release_pages(array)
+    assert array[12345] == 0
+
+
+def test_a_size_that_the_file_does_not_have_is_not_believed(tmp_path):
+    path = large_pickle(tmp_path / "cut.pkl", 1 << 20, claimed_size=1 << 40)
+    with path.open("rb") as file, pytest.raises(pickle.UnpicklingError, match="ends early"):
+        load_arrays(file)
+
+
+LONG_CONTENTS = np.random.RandomState(1).normal(size=(3, 100, 100))
+LONG_VALUES = {
+    "float64": LONG_CONTENTS, "big-endian": LONG_CONTENTS.astype(">f4"), "Fortran": np.asfortranarray(LONG_CONTENTS),
+    "bytes": b"\xe9" * 100_000, "str": "\u4f60" * 100_000,
+    "of bytes": np.array([b"a" * 80_000, b"b"]), "many": np.array(["abc"] * 40_000),
+    "scalar": np.bytes_(b"a" * 80_000), "list": ["a", "b" * 80_000, ["c" * 80_000] * 2], "key": {"a" * 80_000: 1},
+}
+
+
+@every_protocol
+@pytest.mark.parametrize("value", LONG_VALUES.values(), ids=LONG_VALUES)
+def test_long_contents(value, protocol, tmp_path):
+    """What is left in the file at first, in each of the places where it may stand."""
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps({"x": value, "y": [value]}, protocol))
+    with (tmp_path / "file.pkl").open("rb") as file:
+        assert_same(load_arrays(file), {"x": value, "y": [value]})
+
+
+def test_long_contents_of_python_2(tmp_path):
+    value = {"x": LONG_CONTENTS, "y": "caf\xe9" * 20_000, "z": np.array(["ab"] * 40_000, dtype="S")}
+    (tmp_path / "file.pkl").write_bytes(assemble(of_python_2(value)))
+    with (tmp_path / "file.pkl").open("rb") as file:
+        assert_same(load_arrays(file), value)
+
+
 def assemble_attack(*parts):
     """A pickle of opcodes and of values."""
     return b"\x80\x02" + b"".join(x if isinstance(x, bytes) else opcodes(x) for x in parts) + b"."
@@ -379,6 +438,46 @@ def test_lists_that_double_do_not_hang():
     """Forty lists, each of the one before it twice: small in memory, endless to walk through."""
     doubling = functools.reduce(lambda inner, _: [inner, inner], range(40), [])
     assert load_apart([pickle.dumps(doubling)]) == ["loaded"]
+
+
+TIMES = 20_000
+GROWING = {  # of some 500 kB
+    "bytes": [Name("_codecs", "encode"), b"q\x00", ("x" * 300_000, "latin1"), b"q\x01", b"00",
+              b"h\x00h\x01R" * TIMES],
+    "objects": [Name("numpy", "ndarray"), b"q\x00", (1, (100_000,), O8, False, [None] * 100_000), b"q\x01", b"00",
+                b"h\x00)Rh\x01b" * TIMES],
+    "scalars": [Name("numpy.core.multiarray", "scalar"), b"q\x00", (forged_dtype("S300000"), "x" * 300_000), b"q\x01",
+                b"00", b"h\x00h\x01R" * TIMES],
+    "str of Python 2": [Name("numpy", "ndarray"), b"q\x00", (1, (300_000,), forged_dtype("u1"), False, "x" * 300_000),
+                        b"q\x01", b"00", b"h\x00)Rh\x01b" * TIMES],
+}
+
+
+@pytest.mark.parametrize("parts", GROWING.values(), ids=GROWING)
+def test_a_small_file_does_not_grow_large(parts):
+    stream = assemble_attack(b"(", *parts, b"l")
+    with pytest.raises(pickle.UnpicklingError, match="makes far more than it holds"):
+        load(stream)
+
+
+DOUBLE_TUPLE = b"K\x01" + b"q\x00h\x00\x86" * 60  # each of the one before it twice: endless to hash or to show
+
+
+def test_keys_are_plain_and_sets_are_refused():
+    attacks = {
+        "SETITEM": (b"}", DOUBLE_TUPLE, b"Ns"), "SETITEMS": (b"}(", DOUBLE_TUPLE, b"Nu"),
+        "DICT": (b"(", DOUBLE_TUPLE, b"Nd"),
+        "set": (b"\x8f(", DOUBLE_TUPLE, b"\x90"), "frozenset": (b"(", DOUBLE_TUPLE, b"\x91"),
+        "dtype code": (Name("numpy", "dtype"), DOUBLE_TUPLE, b"\x85R"),
+        "encoding": (Name("_codecs", "encode"), "x", DOUBLE_TUPLE, b"\x86R"),
+    }
+    expected = {key: "UnpicklingError" if key.isupper() else "RefusedPickle" for key in attacks}
+    outcomes = load_apart([assemble_attack(*parts) for parts in attacks.values()])
+    assert dict(zip(attacks, outcomes, strict=True)) == expected
+
+
+def test_a_memo_of_one_far_entry_reserves_nothing():
+    assert load(assemble_attack(b"]r\xff\xff\xff\xff")) == []
 
 
 def test_a_pickle_cannot_change_its_reader(monkeypatch):
