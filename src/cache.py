@@ -1,9 +1,9 @@
 """Data files converted once: float32 .npy files beside the source, mapped by every run after the first.
 
-FILE.cache/ holds `lock` and `arrays/`: {split}_{text,audio,vision}.npy, their {...}_padding.npy, {split}_labels.npy,
-{split}_ids.json, and manifest.json, written last, with what they were made of. They are used if the manifest names
-this format and a source of the present name, size and time of change, and if all of them are there in its shapes;
-else they are made again, in a folder that takes the name `arrays` when it is whole. One process at a time makes them.
+FILE.cache/ holds `lock` and `arrays/`: {split}_{text,audio,vision}.npy, labels_and_padding.npz, and manifest.json,
+written last, with the ids and with what all was made of. They are used if the manifest names this format and a source
+of the present name, size and time of change, and if all of them are there in its shapes; else they are made again, in
+a folder that takes the name `arrays` when it is whole. One process at a time makes them.
 
 Where FILE.cache cannot be written, a folder under ~/.cache (or XDG_CACHE_HOME) takes its place, and where that cannot
 either, memory.
@@ -17,6 +17,7 @@ import os
 import pickle
 import shutil
 import sys
+import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def read_file(path, cache_dir, check):
 def describe(path, file):
     """What tells an open file's content from an earlier one without reading it."""
     stat = os.fstat(file.fileno())
-    return {"name": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"name": path.resolve().name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def places(path, cache_dir):
@@ -158,22 +159,21 @@ def new_arrays(folder):
 
 def save(folder, splits, manifest):
     """Write what `convert` has not written into its folder, the manifest last."""
-    shapes = {}
-    for name, split in splits.items():
-        for key in MODALITY_KEYS:
-            shapes[f"{name}_{key}"] = split.shape(key)
-            _write(folder / f"{name}_{key}_padding.npy", lambda file, array=split.padding[key]: np.save(file, array))
-        _write(folder / f"{name}_labels.npy", lambda file, array=split.labels: np.save(file, array))
-        _write(folder / f"{name}_ids.json", lambda file, ids=split.ids: file.write(json.dumps(ids).encode()))
-    manifest = {"format": FORMAT, **manifest, "shapes": shapes}
-    _write(folder / "manifest.json", lambda file: file.write(json.dumps(manifest, indent=2).encode()))
-
-
-def _write(path, write):
-    with path.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
+    def write(name, content):
+        with (folder / name).open("wb") as file:
+            content(file)
+            file.flush()
+            os.fsync(file.fileno())
+    write("labels_and_padding.npz", lambda file: np.savez(file, **{
+        f"{name}_{kind}": array for name, split in splits.items()
+        for kind, array in (("labels", split.labels), *split.padding.items())
+    }))
+    manifest = {
+        "format": FORMAT, **manifest,
+        "shapes": {f"{name}_{key}": split.shape(key) for name, split in splits.items() for key in MODALITY_KEYS},
+        "ids": {name: split.ids for name, split in splits.items()},
+    }
+    write("manifest.json", lambda file: file.write(json.dumps(manifest).encode()))
 
 
 def load(folder, source):
@@ -184,29 +184,31 @@ def load(folder, source):
         manifest = json.loads((arrays / "manifest.json").read_bytes())
         if manifest["format"] != FORMAT or not source.items() <= manifest["source"].items():
             return None
-        splits = {name: _load_split(arrays, name, manifest["shapes"]) for name in SPLITS}
+        splits = _load_splits(arrays, manifest)
         if os.stat(arrays).st_ino != opened:  # another process has put new arrays there meanwhile
             return None
         return Converted(splits, manifest["protocol"], manifest["source"]["sha256"], str(folder), manifest["notes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _load_split(folder, name, shapes):
-    """A ConvertedSplit out of a folder; ValueError where an array is not what it should be."""
-    split = ConvertedSplit(
-        features={key: mapped(folder / f"{name}_{key}.npy") for key in MODALITY_KEYS},
-        padding={key: np.load(folder / f"{name}_{key}_padding.npy", allow_pickle=False) for key in MODALITY_KEYS},
-        labels=np.load(folder / f"{name}_labels.npy", allow_pickle=False),
-        ids=json.loads((folder / f"{name}_ids.json").read_bytes()),
-    )
-    for key in MODALITY_KEYS:
-        features, padding = split.features[key], split.padding[key]
-        whole = (
-            list(features.shape) == shapes[f"{name}_{key}"] and features.dtype == np.float32
-            and padding.shape == features.shape[:2] and padding.dtype == bool
-            and len(split.labels) == len(split.ids) == len(features)
-        )
-        if not whole:
-            raise ValueError(f"{name} {key}")
-    return split
+def _load_splits(folder, manifest):
+    """{split: ConvertedSplit} out of a folder; ValueError where an array is not what it should be."""
+    splits = {}
+    with np.load(folder / "labels_and_padding.npz", allow_pickle=False) as rest:
+        for name in SPLITS:
+            split = splits[name] = ConvertedSplit(
+                features={key: mapped(folder / f"{name}_{key}.npy") for key in MODALITY_KEYS},
+                padding={key: rest[f"{name}_{key}"] for key in MODALITY_KEYS},
+                labels=rest[f"{name}_labels"],
+                ids=manifest["ids"][name],
+            )
+            for key in MODALITY_KEYS:
+                features, padding = split.features[key], split.padding[key]
+                if not (
+                    list(features.shape) == manifest["shapes"][f"{name}_{key}"] and features.dtype == np.float32
+                    and padding.shape == features.shape[:2] and padding.dtype == bool
+                    and len(split.labels) == len(split.ids) == len(features)
+                ):
+                    raise ValueError(f"{name} {key}")
+    return splits

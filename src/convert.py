@@ -4,15 +4,19 @@ Features pass through in chunks of some megabytes, so that converting takes litt
 """
 
 import os
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from modules.position_embedding import padding_mask
 from src.errors import UserError
 from src.formats import MODALITY_KEYS, chunks_of
-from src.safe_pickle import release_pages
+from src.mapped_file import release_pages
+
+LARGE = 1 << 28  # bytes; below that, converting takes about a second, and no bar is shown
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,19 @@ def convert(splits, where, store):
     file `where`, where features are not finite.
     """
     converted, notes = {}, []
-    for name, split in splits.items():
-        streams = {key: Stream(split.features[key], key, split.lengths.get(key)) for key in MODALITY_KEYS}
-        features = {key: store(f"{name}_{key}", split.shape(key), stream.chunks(f"{where}, {name} {key}"))
-                    for key, stream in streams.items()}
-        converted[name] = ConvertedSplit(
-            features, {key: stream.padding for key, stream in streams.items()}, np.array(split.labels), split.ids
-        )
-        notes += [f"{name} {key}: {stream.silent} elements of -inf set to 0"
-                  for key, stream in streams.items() if stream.silent]
+    total = sum(array.nbytes for split in splits.values() for array in split.features.values())
+    with tqdm(total=total, unit="B", unit_scale=True, desc=f"converting {where}", leave=False,
+              disable=total < LARGE or not sys.stderr.isatty()) as bar:
+        for name, split in splits.items():
+            streams = {key: Stream(split.features[key], key, split.lengths.get(key)) for key in MODALITY_KEYS}
+            features = {
+                key: store(f"{name}_{key}", split.shape(key), stream.chunks(f"{where}, {name} {key}", bar.update))
+                for key, stream in streams.items()
+            }
+            padding = {key: stream.padding for key, stream in streams.items()}
+            converted[name] = ConvertedSplit(features, padding, np.array(split.labels), split.ids)
+            notes += [f"{name} {key}: {stream.silent} elements of -inf set to 0"
+                      for key, stream in streams.items() if stream.silent]
     if moved := [key for key in MODALITY_KEYS if key in splits["train"].lengths]:
         notes.append(f"padding behind {', '.join(moved)} moved to the front")
     return converted, notes
@@ -60,8 +68,10 @@ class Stream:
         self.first_broken = None  # (sample, step, feature)
         self.padding = np.empty(array.shape[:2], dtype=bool)
 
-    def chunks(self, place):
-        """The features in (n, T, d) arrays of float32; at the end, UserError where any were not finite."""
+    def chunks(self, place, progress):
+        """The features in (n, T, d) arrays of float32; at the end, UserError where any were not finite. `progress` is
+        told the bytes that are done.
+        """
         for rows in chunks_of(self.array):
             chunk = self._finite(rows)
             if self.lengths is not None:
@@ -69,6 +79,7 @@ class Stream:
             self.padding[rows] = padding_mask(torch.from_numpy(chunk)).numpy()
             yield chunk
             release_pages(self.array)
+            progress(self.array[rows].nbytes)
         if self.broken:
             sample, step, feature = self.first_broken
             raise UserError(

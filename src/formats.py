@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from src.errors import UserError, printable
-from src.safe_pickle import release_pages
+from src.mapped_file import release_pages
 from src.tasks import task_of_labels
 
 SPLITS = ("train", "valid", "test")

@@ -7,7 +7,6 @@ own hooks would let a forged pickle pass off bytes as object pointers. A small f
 no size in it is believed that the file does not have, and what its instructions make is counted against its size.
 """
 
-import mmap
 import pickle
 import struct
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from src.errors import printable
+from src.mapped_file import MappedFile, Stretch
 
 SIMPLE_KINDS = "biufSUO"  # dtype kinds: bool, integers, floats, bytes, str, and objects, which are unpickled in turn
 PLAIN_TYPES = (str, bytes, bytearray, int, float, type(None), np.generic)
@@ -25,13 +25,6 @@ LONGEST_CODE = 32  # characters of a dtype's code
 
 class RefusedPickle(pickle.UnpicklingError):
     """The pickle asks for something that is neither an array nor a plain container."""
-
-
-class Stretch:
-    """A long string, left in the file: where it starts, its size in bytes, and the type it is of."""
-
-    def __init__(self, start, size, kind):
-        self.start, self.size, self.kind = start, size, kind
 
 
 class PickledDtype:
@@ -117,39 +110,6 @@ for numpy_core in ("numpy.core", "numpy._core"):  # before and since numpy 2
     BUILDERS[f"{numpy_core}.numeric", "_frombuffer"] = build_array_from_buffer
 
 
-class Source:
-    """The bytes of a pickle, mapped where they are a file's. Nothing is reserved for what is not there."""
-
-    def __init__(self, file):
-        try:
-            self.content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self.position = file.tell()
-        except (AttributeError, OSError):  # it is no file of the system's
-            self.content = file.read()
-            self.position = 0
-
-    def skip(self, size):
-        """Pass over so many bytes; returns where they start."""
-        start, end = self.position, self.position + size
-        if size < 0 or end > len(self.content):
-            raise EOFError("it ends early")
-        self.position = end
-        return start
-
-    def read(self, size):
-        """The next so many bytes."""
-        start = self.skip(size)
-        return self.content[start:self.position]
-
-    def readline(self):
-        """The bytes up to and with the next end of line."""
-        return self.read(self.content.find(b"\n", self.position) + 1 - self.position)
-
-    def view(self, stretch):
-        """The bytes of a Stretch, without a copy."""
-        return memoryview(self.content)[stretch.start:stretch.start + stretch.size]
-
-
 class ArrayUnpickler(pickle._Unpickler):
     """An unpickler that knows the names in BUILDERS and no other, and leaves long strings in the file.
 
@@ -157,7 +117,7 @@ class ArrayUnpickler(pickle._Unpickler):
     """
 
     def __init__(self, file):
-        self.source = Source(file)
+        self.source = MappedFile(file)
         self.growth = GROWTH * len(self.source.content) + FREE_GROWTH
         self.finished = {}  # what `finish` met before and made of it, by id
         super().__init__(self.source, encoding="latin1")
@@ -288,11 +248,3 @@ def load_arrays(file):
     except Exception as error:  # a damaged pickle can fail in any way
         reason = f"{type(error).__name__}: {printable(error)[:200]}"
         raise pickle.UnpicklingError(f"damaged or not a pickle ({reason})") from error
-
-
-def release_pages(array):
-    """Take the pages of its file that an array of `load_arrays` has touched out of this process's memory."""
-    while isinstance(array, np.ndarray):
-        array = array.base
-    if isinstance(array, memoryview) and isinstance(array.obj, mmap.mmap):
-        array.obj.madvise(mmap.MADV_DONTNEED)

@@ -134,6 +134,16 @@ def cut(name, size=None):
     return lambda arrays: os.truncate(arrays / name, (arrays / name).stat().st_size // 2 if size is None else size)
 
 
+def change_rest(name, array):
+    """Replace an array of labels_and_padding.npz."""
+    def spoil(arrays):
+        with np.load(arrays / "labels_and_padding.npz") as rest:
+            content = dict(rest)
+        np.savez(arrays / "labels_and_padding.npz", **content | {name: array})
+    return spoil
+
+
+NAMES = ("manifest.json", "labels_and_padding.npz", "train_text.npy", "test_vision.npy")
 SPOILED = {
     "other format": rewrite(lambda manifest: manifest.update(format=0)),
     "no format": rewrite(lambda manifest: manifest.pop("format")),
@@ -141,22 +151,21 @@ SPOILED = {
     "other size": rewrite(lambda manifest: manifest["source"].update(size=1)),
     "no source": rewrite(lambda manifest: manifest.update(source=None)),
     "no shapes": rewrite(lambda manifest: manifest.update(shapes={})),
+    "no ids": rewrite(lambda manifest: manifest.pop("ids")),
+    "too few ids": rewrite(lambda manifest: manifest["ids"].update(test=[])),
     "manifest is a list": lambda arrays: (arrays / "manifest.json").write_text("[]"),
     "manifest is empty": cut("manifest.json", 0),
-    "manifest is cut": cut("manifest.json"),
-    **{f"no {name}": lambda arrays, name=name: (arrays / name).unlink() for name in (
-        "manifest.json", "train_text.npy", "valid_audio_padding.npy", "test_labels.npy", "test_ids.json"
-    )},
-    **{f"{name} is cut": cut(name) for name in ("test_vision.npy", "train_text_padding.npy", "valid_ids.json")},
+    **{f"no {name}": lambda arrays, name=name: (arrays / name).unlink() for name in NAMES},
+    **{f"{name} is cut": cut(name) for name in NAMES},
     "header is cut": cut("test_vision.npy", 40),
-    "array is empty": cut("train_audio.npy", 0),
+    "array is empty": cut("train_text.npy", 0),
     "array of another split": lambda arrays: (arrays / "train_text.npy").write_bytes(
         (arrays / "test_text.npy").read_bytes()),
     "float64": replace_array("test_text.npy", np.zeros((6, 6, 12))),
     "objects": replace_array("test_text.npy", np.full((6, 6, 12), "x", dtype=object)),
-    "padding of numbers": replace_array("test_text_padding.npy", np.zeros((6, 6))),
-    "too few labels": replace_array("test_labels.npy", np.zeros((5, 1, 1))),
-    "too few ids": lambda arrays: (arrays / "test_ids.json").write_text("[]"),
+    "padding of numbers": change_rest("test_text", np.zeros((6, 6))),
+    "padding of other steps": change_rest("test_text", np.zeros((6, 5), dtype=bool)),
+    "too few labels": change_rest("test_labels", np.zeros((5, 1, 1))),
     "nothing": lambda arrays: [path.unlink() for path in arrays.iterdir()],
 }
 
@@ -283,14 +292,14 @@ def test_processes_that_start_at_once_convert_once(source):
     with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         processes = [subprocess.Popen(command, cwd=Path(__file__).parents[1], text=True, stdout=subprocess.PIPE,
-                                      stderr=subprocess.PIPE) for _ in range(3)]
+                                      stderr=subprocess.PIPE) for _ in range(2)]
         waiting = [process.stderr.readline() for process in processes]
-    assert waiting == [f"# waiting for another process that converts {source}\n"] * 3
+    assert waiting == [f"# waiting for another process that converts {source}\n"] * 2
     printed = [process.communicate(timeout=60)[0].split() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [process.returncode for process in processes] == [0, 0]
     assert sum(words[0] == "converted" for words in printed) == 1
     expected = sum(arrays[key].sum(dtype=float) for arrays in make_splits().values() for key in KEYS)
-    assert [float(words[-1]) for words in printed] == pytest.approx([expected] * 3)
+    assert [float(words[-1]) for words in printed] == pytest.approx([expected] * 2)
     assert sorted(path.name for path in folder.iterdir()) == ["arrays", "lock"]
 
 
@@ -309,7 +318,7 @@ def test_chunks_do_not_show(make, tmp_path, monkeypatch):
                 np.testing.assert_array_equal(*(getattr(x.splits[name], kind)[key] for x in (whole, by_sample)))
     splits["train"]["vision"][[4, 9], 3, 1] = np.nan
     write(path, splits)
-    with pytest.raises(UserError, match="train vision holds 2 numbers .* sample 4, step 3, feature 1"):
+    with pytest.raises(UserError, match=r"train vision holds 2 numbers .* sample 4, step 3, feature 1"):
         read(path)
 
 

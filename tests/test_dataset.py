@@ -177,6 +177,19 @@ def test_batch(indices, tmp_path):
     assert {x.device.type for x in (*features, *padding, labels)} == {"meta"}
 
 
+def test_data_on_another_device(tmp_path):
+    """Features and padding lie there, and batches come from there; the labels stay where metrics need them."""
+    dataset = load_splits(make_splits(), tmp_path)
+    there = dataset.to("meta")
+    assert there.nbytes == dataset.nbytes == 24 * sum(steps * (4 * width + 1) for steps, width in
+                                                      zip((6, 9, 11), (12, 5, 8), strict=True))
+    assert {x.device.type for split in there.splits.values() for x in (*split.features, *split.padding)} == {"meta"}
+    assert torch.equal(there.splits["test"].labels, dataset.splits["test"].labels)
+    features, padding, labels = there.splits["train"].batch(torch.tensor([4, 0, 4]), "meta")
+    assert [x.shape for x in features] == [(3, 6, 12), (3, 9, 5), (3, 11, 8)]
+    assert {x.device.type for x in (*features, *padding, labels)} == {"meta"}
+
+
 def drop(*place):
     """Take an item out of the dict at a place."""
     def mutate(splits):

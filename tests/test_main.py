@@ -1,5 +1,6 @@
 """main.py as a user meets it: the files and lines of a run, its repetition and re-evaluation, and its errors."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -101,6 +102,24 @@ def test_every_line_of_the_log_has_the_original_form_or_a_hash(folder, dataset, 
     # 12 samples in batches of 5: 3 batches, of which the original counts 2; batch 0 has no line
     batches = [line.split("|")[1] for line in lines if "| Batch" in line]
     assert batches == [" Batch   1/  2 ", " Batch   2/  2 "] * 2
+
+
+def test_a_run_tells_its_data(folder):
+    """Which file, by what it holds, and where it was read from, which makes no difference to the run."""
+    for results, cache in (("one", []), ("two", []), ("three", ["--cache_dir", str(folder / "caches")])):
+        assert main(command(folder, *cache, results=results)) == 0
+    one, two, three = (next((folder / name).glob("*/*/*/*")) for name in ("one", "two", "three"))
+    path = folder / "data/mine_data_noalign.pkl"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for run in (one, two):
+        data = json.loads((run / "config.json").read_text())["data"]
+        assert data == {"file": str(path), "sha256": digest, "read_from": f"{path}.cache", "protocol": "MulT"}
+        line = f"# {path}: MulT splits, SHA-256 {digest}; read from {path}.cache onto cpu"
+        assert line in (run / "log.txt").read_text().splitlines()
+    assert metrics_without_time(one) == metrics_without_time(two) == metrics_without_time(three)
+    assert list((folder / "caches").iterdir())
+    (folder / "data").rename(moved := folder / "moved")
+    assert main(["--eval", str(three), "--data_path", str(moved), "--cache_dir", str(folder / "caches")]) == 0
 
 
 def test_the_trivial_baseline_stands_beside_the_result(folder, capsys):

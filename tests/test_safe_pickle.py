@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from src import safe_pickle
+from src.mapped_file import release_pages
 from src.safe_pickle import RefusedPickle, load_arrays
 
 every_protocol = pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -264,7 +265,7 @@ def test_a_large_array_is_not_read(tmp_path):
     assert array.nbytes == 1 << 32
     assert peak < 1 << 20
     assert array[-1] == 0
-    safe_pickle.release_pages(array)
+    release_pages(array)
     assert array[12345] == 0
 
 

@@ -1,9 +1,10 @@
 """Where a setting comes from, and what is refused."""
 
 import pytest
+import torch
 
 from src.errors import UserError
-from src.settings import make_parser, parse_flags, resolve
+from src.settings import find_data_device, make_parser, parse_flags, resolve
 
 ORIGINAL_DEFAULTS = {
     "attn_dropout": 0.1, "attn_dropout_a": 0.0, "attn_dropout_v": 0.0, "relu_dropout": 0.1, "embed_dropout": 0.25,
@@ -99,3 +100,20 @@ def test_wrong_flags_are_named(line, words):
         settings_of(line)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name, device, size, expected", [
+    ("auto", "cpu", 0, "cpu"), ("cpu", "cpu", 0, "cpu"),
+    ("auto", "cuda:1", 50, "cuda:1"), ("auto", "cuda:1", 51, "cpu"),
+    ("cuda", "cuda:1", 100, "cuda:1"), ("cpu", "cuda:1", 0, "cpu"),
+])
+def test_where_data_is_held(name, device, size, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", {torch.device("cuda:1"): (100, 1000)}.get)
+    assert find_data_device(name, torch.device(device), size) == torch.device(expected)
+
+
+@pytest.mark.parametrize("device, size, words", [("cpu", 0, "the model is on cpu"), ("cuda:1", 101, "has 0.0 GB free")])
+def test_where_data_cannot_be_held(device, size, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", {torch.device("cuda:1"): (100, 1000)}.get)
+    with pytest.raises(UserError, match=words):
+        find_data_device("cuda", torch.device(device), size)
