@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -284,8 +285,9 @@ print(sum(float(split.features[key].astype(float).sum()) for split in splits.val
 """
 
 
-def test_processes_that_start_at_once_convert_once(source):
-    """They wait, and say so, while the cache is held; then one converts and the others read what it made."""
+@pytest.mark.parametrize("holder_fails", [False, True])
+def test_processes_that_start_at_once_convert_once(holder_fails, source):
+    """They wait, and say so, while the cache is held; then one converts and the other reads what it made."""
     folder = Path(f"{source}.cache")
     folder.mkdir()
     command = [sys.executable, "-c", PROCESS, source]
@@ -294,6 +296,8 @@ def test_processes_that_start_at_once_convert_once(source):
         processes = [subprocess.Popen(command, cwd=Path(__file__).parents[1], text=True, stdout=subprocess.PIPE,
                                       stderr=subprocess.PIPE) for _ in range(2)]
         waiting = [process.stderr.readline() for process in processes]
+        if holder_fails:  # and takes its folder away
+            shutil.rmtree(folder)
     assert waiting == [f"# waiting for another process that converts {source}\n"] * 2
     printed = [process.communicate(timeout=60)[0].split() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
