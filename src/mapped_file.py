@@ -9,10 +9,13 @@ import numpy as np
 
 
 class Stretch:
-    """A long string, left in the file: where it starts, its size in bytes, and the type it is of."""
+    """A long string, left in the file: where it starts, its size in bytes, and what makes a string of its bytes."""
 
     def __init__(self, start, size, kind):
         self.start, self.size, self.kind = start, size, kind
+
+    def __len__(self):
+        return self.size
 
 
 class MappedFile:
@@ -49,7 +52,9 @@ class MappedFile:
 
 
 def release_pages(array):
-    """Take the pages of a MappedFile that were touched, by an array in it, out of this process's memory."""
+    """Take the pages that were touched of a MappedFile, told by a view of it or an array in it, out of this process's
+    memory.
+    """
     while isinstance(array, np.ndarray):
         array = array.base
     if isinstance(array, memoryview) and isinstance(array.obj, mmap.mmap):

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from src.errors import printable
-from src.mapped_file import MappedFile, Stretch
+from src.mapped_file import MappedFile, Stretch, release_pages
 
 SIMPLE_KINDS = "biufSUO"  # dtype kinds: bool, integers, floats, bytes, str, and objects, which are unpickled in turn
 PLAIN_TYPES = (str, bytes, bytearray, int, float, type(None), np.generic)
@@ -90,7 +90,7 @@ def build_bytes(text, encoding="latin1"):
     """Stands for _codecs.encode, by which Python 3 writes bytes for Python 2."""
     if encoding != "latin1":
         raise RefusedPickle("bytes in an encoding other than latin1")
-    return text.encode("latin1")
+    return Stretch(text.start, text.size, bytes_of_text) if isinstance(text, Stretch) else text.encode("latin1")
 
 
 def build_empty_bytes():
@@ -127,7 +127,7 @@ class ArrayUnpickler(pickle._Unpickler):
             raise RefusedPickle(printable(f"{module}.{name}"))
 
         def builder(*arguments):  # a new one for each use, since a pickle may alter what it is given
-            self.grow(sum(len(argument) for argument in arguments if isinstance(argument, (str, bytes, bytearray))))
+            self.grow(sum(len(x) for x in arguments if isinstance(x, (str, bytes, bytearray, Stretch))))
             return BUILDERS[module, name](*arguments)
         return builder
 
@@ -167,7 +167,9 @@ class ArrayUnpickler(pickle._Unpickler):
     dispatch = MappingProxyType({
         **pickle._Unpickler.dispatch,
         pickle.FRAME[0]: load_frame,
-        pickle.BINSTRING[0]: lambda self: self.load_string_or_stretch("<i", latin1),
+        pickle.BINSTRING[0]: lambda self: self.load_string_or_stretch("<i", text_of_python_2),
+        pickle.BINUNICODE[0]: lambda self: self.load_string_or_stretch("<I", text),
+        pickle.BINUNICODE8[0]: lambda self: self.load_string_or_stretch("<Q", text),
         pickle.BINBYTES[0]: lambda self: self.load_string_or_stretch("<I", bytes),
         pickle.BINBYTES8[0]: lambda self: self.load_string_or_stretch("<Q", bytes),
         pickle.BYTEARRAY8[0]: lambda self: self.load_string_or_stretch("<Q", bytearray),
@@ -207,12 +209,18 @@ class ArrayUnpickler(pickle._Unpickler):
         return made
 
     def _flat(self, value):
-        """The contents of an array or a scalar as a flat array, numbers without a copy."""
+        """The contents of an array or a scalar as a flat array, without a copy unless they are text."""
         content, dtype = value.content, value.dtype
         if dtype.kind == "O":
             return self._flat_objects(value)
         if isinstance(content, Stretch):
-            return np.frombuffer(self.source.view(content), dtype)
+            view = self.source.view(content)
+            if content.kind in (text, bytes_of_text):
+                self.grow(len(content))
+                flat = np.frombuffer(bytes_of_text(view), dtype)
+                release_pages(view)
+                return flat
+            return np.frombuffer(view, dtype)
         if isinstance(content, str):  # from Python 2
             self.grow(len(content))
             content = content.encode("latin1")
@@ -228,9 +236,19 @@ class ArrayUnpickler(pickle._Unpickler):
         return flat
 
 
-def latin1(content):
+def text_of_python_2(content):
     """The str of Python 2 that these bytes are."""
     return str(content, "latin1")
+
+
+def text(content):
+    """The str of Python 3 that these bytes are."""
+    return str(content, "utf-8", "surrogatepass")
+
+
+def bytes_of_text(content):
+    """The bytes that these bytes are as a str of Python 3: so it writes them for Python 2."""
+    return text(content).encode("latin1")
 
 
 def load_arrays(file):

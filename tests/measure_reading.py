@@ -2,9 +2,9 @@
 
     python -m tests.measure_reading --gigabytes 4 --folder /somewhere/with/room
 
-makes a pickle of that size with the shapes and types of unaligned MOSEI (float64, 50 x 300, 500 x 74, 500 x 35) in the
-folder, reads it in each of the ways below, prints a Markdown table, and takes everything away again. It needs room for
-one and a half times the size on disk, and twice the size in memory to make the file and to read it the naive way.
+makes a pickle of arrays of that size, with the shapes and types of unaligned MOSEI (float64, 50 x 300, 500 x 74,
+500 x 35), in the folder, reads it in each of the ways below, prints a Markdown table, and takes everything away again.
+It needs room for one and a half times the size on disk, and for twice the size in memory, where it makes the file.
 """
 
 import argparse
@@ -26,7 +26,7 @@ def split(samples):
 samples = int(GIGABYTES * 1e9 / per_sample)
 shares = {"train": samples * 7 // 10, "valid": samples // 10, "test": samples * 2 // 10}
 with open("mosei_senti_data_noalign.pkl", "wb") as file:
-    pickle.dump({name: split(share) for name, share in shares.items()}, file, protocol=4)
+    pickle.dump({name: split(share) for name, share in shares.items()}, file, PROTOCOL)
 """
 STEPS = {  # code by what it measures
     "plain `pickle.load`, then `astype(float32)`": """
@@ -82,10 +82,11 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m tests.measure_reading", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=4)
+    parser.add_argument("--protocol", type=int, default=4, help="of the pickle")
     parser.add_argument("--folder", default=None, help="where the file is made (default: the system's temporary one)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        run(f"GIGABYTES = {arguments.gigabytes}\n" + MAKE, folder)
+        run(f"GIGABYTES, PROTOCOL = {arguments.gigabytes}, {arguments.protocol}\n" + MAKE, folder)
         size = (Path(folder) / "mosei_senti_data_noalign.pkl").stat().st_size
         print(f"| a pickle of {size / 1e9:.2f} GB | seconds | peak memory | of the pickle |\n|---|---|---|---|")
         for title, code in STEPS.items():
