@@ -32,6 +32,7 @@ class DatasetSpec:
     make: Callable | None = None  # makes it in memory, in place of a file
     mmsa_folder: str | None = None  # of MMSA's data, which holds its files in Processed/
     mmsa_steps: int = 50  # the number in their names
+    mmsa_sha256: tuple = ()  # of those files, from MMSA's README, since their names do not tell the data set
 
     def file(self, data_path, aligned):
         """The path of its pickle: `data_path` itself if that is a file, else MulT's file or MMSA's, whichever is there;
@@ -63,6 +64,8 @@ KNOWN = (
                 num_epochs=100),
         "MulT Table 5, MOSI; kernel_l is 1 or 3 there",
         mmsa_folder="MOSI",
+        mmsa_sha256=("d3994fd25681f9c7ad6e9c6596a6fe9b4beb85ff7d478ba978b124139002e5f9",
+                     "78e0f8b5ef8ff71558e7307848fc1fa929ecb078203f565ab22b9daab2e02524"),
     ),
     DatasetSpec(
         "mosei", "mosei_senti", SentimentRegression(),
@@ -70,6 +73,8 @@ KNOWN = (
                 num_epochs=20),
         "MulT Table 5, MOSEI; kernel_l is 1 or 3 there",
         mmsa_folder="MOSEI",
+        mmsa_sha256=("45eccfb748a87c80ecab9bfac29582e7b1466bf6605ff29d3b338a75120bf791",
+                     "ad8b23d50557045e7d47959ce6c5b955d8d983f2979c7d9b7b9226f6dd6fec1f"),
     ),
     DatasetSpec(
         "iemocap", "iemocap", EmotionClassification(),
@@ -161,6 +166,9 @@ def load_dataset(spec, data_path="data", aligned=False, cache_dir=None):
         return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name)
     path = find_file(spec, data_path, aligned)
     converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path))
+    for other in KNOWN:
+        if other is not spec and converted.sha256 in other.mmsa_sha256:
+            raise UserError(f"{path} is {other.name}'s file by its SHA-256; name that of {spec.name} by --data_path")
     return make_dataset(converted, spec, aligned, path)
 
 

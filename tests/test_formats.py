@@ -2,12 +2,13 @@
 
 import functools
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from src.dataset import find_spec, load_dataset
+from src.dataset import KNOWN, find_spec, load_dataset
 from src.errors import UserError
 from src.models import MODELS, build_model
 from tests.data_files import make_mmsa_splits, make_splits, write_dataset
@@ -198,6 +199,17 @@ def test_mmsa_files_are_not_taken_for_other_data_sets(tmp_path):
     for name in ("mine", "iemocap"):
         with pytest.raises(UserError, match="is missing"):
             load_dataset(find_spec(name), tmp_path)
+
+
+def test_another_data_sets_file_is_told_by_its_hash(tmp_path, monkeypatch):
+    path = tmp_path / "unaligned_50.pkl"
+    path.write_bytes(pickle.dumps(make_mmsa_splits()))
+    digest = load_dataset(find_spec("mosi"), tmp_path).source["sha256"]
+    mosi, *others = KNOWN
+    monkeypatch.setattr("src.dataset.KNOWN", (replace(mosi, mmsa_sha256=(digest,)), *others))
+    assert load_dataset(find_spec("mosi"), tmp_path).protocol == "MMSA"
+    with pytest.raises(UserError, match="is mosi's file by its SHA-256; name that of mosei by"):
+        load_dataset(find_spec("mosei"), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["mosi", "mine"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from src import grid, sources
+from src.collect import difference_of_settings
 from src.errors import UserError
 from tests.data_files import make_splits, write_dataset
 from tests.web_server import serving
@@ -68,6 +69,13 @@ def test_ablations_get_folders_of_their_own():
     by_name = {run.settings.name: run.settings for run in runs}
     assert by_name["no_filter"].dynamic_filter is False
     assert by_name["only_av"].modalities == "av"
+
+
+def test_where_data_lies_is_not_another_setting():
+    here = {"lr": 0.1, "data_path": "data", "data_device": "cpu", "cache_dir": None}
+    there = {"lr": 0.1, "data_path": "/data/mosi.pkl", "data_device": "cuda", "cache_dir": "/caches"}
+    assert difference_of_settings({"settings": here}, {"settings": there}) == ""
+    assert "lr is 0.1 and 0.2" in difference_of_settings({"settings": here}, {"settings": here | {"lr": 0.2}})
 
 
 def test_a_grid_ends_in_tables_and_goes_on_where_it_stopped(folder, capfd):
