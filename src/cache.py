@@ -132,7 +132,9 @@ def locked(folder, path):
             yield
         finally:
             if not (folder / "arrays").exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # what else is in there stays
+                    (folder / "lock").unlink()
+                    folder.rmdir()
 
 
 def _wait_for(lock, path):
