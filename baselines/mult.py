@@ -8,9 +8,11 @@ lengths differ; with `only`, all three memory encoders stay in the state dict, t
 import torch
 
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
+from modules.side_by_side import side_by_side
 from modules.transformer import TransformerEncoder
 
 MIN_MEMORY_LAYERS = 3
+LAST = (-1,)
 
 
 def other_modalities(target):
@@ -62,17 +64,16 @@ class MulT(MultimodalModel):
         """
         Z, padding = self.project(MODALITIES, text, audio, vision, padding)  # (B, T_m, d)
         hidden_padding = padding if self.mask_padding else dict.fromkeys(MODALITIES)
-        last = []
-        for target in self.targets:
-            crossmodal = [
-                self.get_submodule(f"trans_{target}_with_{source}")(
-                    Z[target], Z[source], padding[target], padding[source], hidden_padding[source]
-                )
-                for source in other_modalities(target)
-            ]
-            memory = self.get_submodule(f"trans_{target}_mem")(
-                torch.cat(crossmodal, dim=-1), hidden_padding=hidden_padding[target]  # (B, T_t, 2d)
-            )
-            last.append(memory[:, -1])  # (B, 2d)
-        hidden = torch.cat(last, dim=-1)
+        pairs = [(target, source) for target in self.targets for source in other_modalities(target)]
+        crossmodal = dict(zip(pairs, side_by_side(
+            (self.get_submodule(f"trans_{target}_with_{source}") for target, source in pairs),
+            ((Z[target], Z[source], padding[target], padding[source], hidden_padding[source])
+             for target, source in pairs),
+        ), strict=True))  # (B, T_t, d)
+        fused = {t: torch.cat([crossmodal[t, s] for s in other_modalities(t)], dim=-1) for t in self.targets}
+        memory = side_by_side(
+            (self.get_submodule(f"trans_{target}_mem") for target in self.targets),
+            ((fused[target], None, None, None, hidden_padding[target], LAST) for target in self.targets),
+        )  # (B, 1, 2d)
+        hidden = torch.cat(memory, dim=-1).squeeze(1)  # (B, 2d per target)
         return self.read_out(hidden), hidden

@@ -4,6 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from modules import cpu_kernels
+from modules.side_by_side import Linear, linear
+
 
 def attention_mask(target_len, source_len, *, causal=False, source_padding=None, device=None):
     """Which source steps each target step may attend to, or None where it may attend to all.
@@ -21,8 +24,19 @@ def attention_mask(target_len, source_len, *, causal=False, source_padding=None,
         allowed = allowed.tril(abs(target_len - source_len))
     if source_padding is None:
         return allowed
-    visible = allowed & ~source_padding[:, None, None, :]  # (B, 1, T_t, T_s)
+    visible = allowed & ~source_padding[..., None, None, :]  # (B, 1, T_t, T_s)
     return torch.where(visible.any(dim=-1, keepdim=True), visible, allowed)
+
+
+def attend(q, k, v, allowed, dropout):
+    """Scaled dot-product attention: q (..., h, T_t, c), k and v (..., h, T_s, c) -> (..., h, T_t, c)."""
+    if not cpu_kernels.usable(q) or q.size(-1) > cpu_kernels.WIDEST_HEAD:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+    leading = q.shape[:-3]
+    q, k, v = (x.transpose(-3, -2).flatten(0, -4) for x in (q, k, v))  # (S, T, h, c)
+    if allowed is not None and allowed.dim() > 2:
+        allowed = allowed.flatten(0, -3)  # (S, T_t, T_s)
+    return cpu_kernels.attention(q, k, v, allowed, dropout).unflatten(0, leading).transpose(-3, -2)
 
 
 class MultiheadAttention(nn.Module):
@@ -36,7 +50,7 @@ class MultiheadAttention(nn.Module):
         self.attn_dropout = attn_dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * embed_dim, embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * embed_dim))
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -45,8 +59,8 @@ class MultiheadAttention(nn.Module):
         """query (B, T_t, d), key and value (B, T_s, d) -> (B, T_t, d); `allowed` as attention_mask returns it."""
         q, k, v = self._heads(query, key, value)
         dropout = self.attn_dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))  # (B, h, T_t, d/h) -> (B, T_t, d)
+        attended = attend(q, k, v, allowed, dropout)
+        return self.out_proj(attended.transpose(-3, -2).flatten(-2))  # (..., T_t, d)
 
     def weights(self, query, key, value, allowed=None):
         """What `forward` weighs the values by, without dropout: (B, h, T_t, T_s)."""
@@ -56,8 +70,9 @@ class MultiheadAttention(nn.Module):
 
     def _heads(self, query, key, value):
         """Projected query, key and value: (B, T, d) -> (B, h, T, d/h)."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-        return [
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
-        ]
+        weights, biases = self.in_proj_weight.chunk(3, dim=-2), self.in_proj_bias.chunk(3, dim=-1)
+        if query is key is value:
+            projected = linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        else:
+            projected = map(linear, (query, key, value), weights, biases)
+        return [x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2) for x in projected]

@@ -3,6 +3,7 @@
 from torch import nn
 from torch.nn import functional as F
 
+from modules.dropout import Dropout
 from modules.position_embedding import padding_mask
 
 MODALITIES = ("l", "a", "v")  # language, audio, vision: the order of every argument and tuple
@@ -24,8 +25,8 @@ class MultimodalModel(nn.Module):
     def __init__(self, *, input_dims, output_dim, embed_dim, hidden_dim, kernel_sizes=(1, 1, 1), embed_dropout=0.0,
                  out_dropout=0.0, modalities=MODALITIES):
         super().__init__()
-        self.embed_dropout = nn.Dropout(embed_dropout)
-        self.out_dropout = nn.Dropout(out_dropout)
+        self.embed_dropout = Dropout(embed_dropout)
+        self.out_dropout = Dropout(out_dropout)
         dims, kernels = by_modality(input_dims), by_modality(kernel_sizes)
         self.projected = tuple(m for m in modalities if dims[m] != embed_dim or kernels[m] != 1)
         for m in modalities:

@@ -11,8 +11,10 @@ the low-rank form of the message weights W_m, whose literal size grows with the 
 import torch
 from torch import nn
 
+from modules.dropout import Dropout
 from modules.multihead_attention import MultiheadAttention, attention_mask
 from modules.transformer import FeedForward
+from modules.side_by_side import LayerNorm, Linear, side_by_side
 
 MESSAGE_UPDATES = ("attention", "mean", "none")
 MESSAGE_FORMS = ("lowrank", "full")
@@ -29,8 +31,8 @@ class DynamicFilter(nn.Module):
         super().__init__()
         self.learned = learned
         if learned:
-            self.w_self = nn.Linear(embed_dim, embed_dim, bias=False)
-            self.w_cross = nn.Linear(embed_dim, embed_dim)
+            self.w_self = Linear(embed_dim, embed_dim, bias=False)
+            self.w_cross = Linear(embed_dim, embed_dim)
             self.gate = nn.Sigmoid()
 
     def forward(self, self_branch, cross_branch):
@@ -38,7 +40,7 @@ class DynamicFilter(nn.Module):
         if not self.learned:
             return (self_branch + cross_branch) / 2
         gate = self.gate(self.w_self(self_branch) + self.w_cross(cross_branch))
-        return gate * self_branch + (1 - gate) * cross_branch
+        return torch.lerp(cross_branch, self_branch, gate)
 
 
 class ModalityReinforcementUnit(nn.Module):
@@ -48,11 +50,12 @@ class ModalityReinforcementUnit(nn.Module):
                  residual=True):
         super().__init__()
         self.residual = residual
-        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.variant = attn_dropout
+        self.layer_norm = LayerNorm(embed_dim)
         self.cross_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
         self.self_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
         self.filter = DynamicFilter(embed_dim, dynamic_filter)
-        self.res_dropout = nn.Dropout(res_dropout)
+        self.res_dropout = Dropout(res_dropout)
         self.ffn = FeedForward(embed_dim, relu_dropout, res_dropout)
 
     def forward(self, source, target, source_padding=None, target_padding=None):
@@ -60,12 +63,12 @@ class ModalityReinforcementUnit(nn.Module):
         Z_s, Z_t = self.layer_norm(source), self.layer_norm(target)
         cross_branch = self.cross_attn(Z_t, Z_s, Z_s, self._allowed(Z_t, Z_s, source_padding))
         self_branch = self.self_attn(Z_t, Z_t, Z_t, self._allowed(Z_t, Z_t, target_padding))
-        mixed = self.res_dropout(self.filter(self_branch, cross_branch))  # (B, T_t, d)
-        return self.ffn(target + mixed if self.residual else mixed)
+        filtered = self.filter(self_branch, cross_branch)  # (B, T_t, d)
+        return self.ffn(self.res_dropout.added_to(target, filtered) if self.residual else self.res_dropout(filtered))
 
     @staticmethod
     def _allowed(query, key, key_padding):
-        return attention_mask(query.size(1), key.size(1), source_padding=key_padding, device=query.device)
+        return attention_mask(query.size(-2), key.size(-2), source_padding=key_padding, device=query.device)
 
 
 class LowRankMessageWeights(nn.Module):
@@ -124,9 +127,9 @@ class MessageUpdateModule(nn.Module):
 
     def forward(self, Z, Z_C, padding, hub_padding=None):
         """Reinforced modalities {m: (B, T_m, d)} and hub (B, T_C, d) -> renewed hub (B, T_C, d)."""
-        messages = {
-            m: unit(Z[m], Z_C, padding[m], hub_padding) for m, unit in self.reinforce.items()
-        }  # Z_{m->C}: (B, T_C, d)
+        messages = dict(zip(self.reinforce, side_by_side(
+            self.reinforce.values(), ((Z[m], Z_C, padding[m], hub_padding) for m in self.reinforce)
+        ), strict=True))  # Z_{m->C}: (B, T_C, d)
         stacked = torch.stack(list(messages.values()), dim=1)  # (B, M, T_C, d)
         if not self.weighted:
             return self.ffn(stacked.mean(dim=1))
@@ -167,7 +170,9 @@ class ReinforcementLayer(nn.Module):
     def forward(self, Z, Z_C, padding=None, hub_padding=None):
         """{m: (B, T_m, d)} and hub (B, T_C, d) -> the same, one layer higher. Marked steps are not attended to."""
         padding = padding or dict.fromkeys(Z)
-        Z = {m: unit(Z_C, Z[m], hub_padding, padding[m]) for m, unit in self.reinforce.items()}
+        Z = dict(zip(self.reinforce, side_by_side(
+            self.reinforce.values(), ((Z_C, Z[m], hub_padding, padding[m]) for m in self.reinforce)
+        ), strict=True))
         if self.update is not None:
             Z_C = self.update(Z, Z_C, padding, hub_padding)
         return Z, Z_C

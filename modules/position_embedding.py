@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from modules.dropout import Dropout
+
 
 def padding_mask(features):
     """The steps of (B, T, d_m) whose features are all 0, as (B, T) bool, True where a step is padding.
@@ -37,11 +39,11 @@ class PositionEmbedding(nn.Module):
     def __init__(self, embed_dim, dropout=0.0):
         super().__init__()
         self.scale = math.sqrt(embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x, padding=None):
         """(B, T, d) -> (B, T, d). Steps that `padding` (B, T) marks get no position; the others keep theirs."""
-        _, length, dim = x.shape
+        length, dim = x.shape[-2:]
         positions = sinusoidal_table(length, dim, x.dtype, x.device)  # (T, d)
         if padding is not None:
             positions = positions * ~padding.unsqueeze(-1)  # (B, T, d)

@@ -10,13 +10,15 @@ Parameter names are the original MulT's.
 
 from torch import nn
 
+from modules.dropout import Dropout
 from modules.multihead_attention import MultiheadAttention, attention_mask
 from modules.position_embedding import PositionEmbedding
+from modules.side_by_side import LayerNorm, Linear
 
 
 def xavier_linear(in_features, out_features):
     """A linear layer with xavier-uniform weights and no initial bias."""
-    linear = nn.Linear(in_features, out_features)
+    linear = Linear(in_features, out_features)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
@@ -24,7 +26,7 @@ def xavier_linear(in_features, out_features):
 
 def feed_forward(x, layer_norm, fc1, fc2, relu_dropout, res_dropout):
     """The pre-norm position-wise feed-forward block with its residual, (B, T, d) -> (B, T, d)."""
-    return x + res_dropout(fc2(relu_dropout(fc1(layer_norm(x)).relu())))
+    return res_dropout.added_to(x, fc2(relu_dropout.of_relu(fc1(layer_norm(x)))))
 
 
 class FeedForward(nn.Module):
@@ -32,11 +34,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, embed_dim, relu_dropout=0.0, res_dropout=0.0):
         super().__init__()
-        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.layer_norm = LayerNorm(embed_dim)
         self.fc1 = xavier_linear(embed_dim, 4 * embed_dim)
         self.fc2 = xavier_linear(4 * embed_dim, embed_dim)
-        self.relu_dropout = nn.Dropout(relu_dropout)
-        self.res_dropout = nn.Dropout(res_dropout)
+        self.relu_dropout = Dropout(relu_dropout)
+        self.res_dropout = Dropout(res_dropout)
 
     def forward(self, x):
         """(B, T, d) -> (B, T, d)"""
@@ -51,19 +53,22 @@ class TransformerEncoderLayer(nn.Module):
         self.self_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
         self.fc1 = xavier_linear(embed_dim, 4 * embed_dim)
         self.fc2 = xavier_linear(4 * embed_dim, embed_dim)
-        self.layer_norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(2))
-        self.relu_dropout = nn.Dropout(relu_dropout)
-        self.res_dropout = nn.Dropout(res_dropout)
+        self.layer_norms = nn.ModuleList(LayerNorm(embed_dim) for _ in range(2))
+        self.relu_dropout = Dropout(relu_dropout)
+        self.res_dropout = Dropout(res_dropout)
 
     def forward(self, x, key=None, value=None, allowed=None):
         """x (B, T_t, d) attends to key and value (B, T_s, d), or to itself without them -> (B, T_t, d)."""
         attention_norm, ffn_norm = self.layer_norms
         query = attention_norm(x)
         if key is None:
-            attended = self.self_attn(query, query, query, allowed)
+            key = value = query
+        elif key is value:
+            key = value = attention_norm(key)
         else:
-            attended = self.self_attn(query, attention_norm(key), attention_norm(value), allowed)
-        x = x + self.res_dropout(attended)
+            key, value = attention_norm(key), attention_norm(value)
+        attended = self.self_attn(query, key, value, allowed)
+        x = self.res_dropout.added_to(x, attended)
         return feed_forward(x, ffn_norm, self.fc1, self.fc2, self.relu_dropout, self.res_dropout)
 
 
@@ -78,6 +83,7 @@ class TransformerEncoder(nn.Module):
                  embed_dropout=0.0, attn_mask=False, source_feed_forward=False):
         super().__init__()
         self.attn_mask = attn_mask
+        self.variant = attn_dropout
         self.embed = PositionEmbedding(embed_dim, embed_dropout)
         self.layers = nn.ModuleList(
             TransformerEncoderLayer(embed_dim, num_heads, attn_dropout, relu_dropout, res_dropout)
@@ -87,25 +93,28 @@ class TransformerEncoder(nn.Module):
             FeedForward(embed_dim, relu_dropout, res_dropout) if source_feed_forward else nn.Identity()
             for _ in range(layers)
         )
-        self.layer_norm = nn.LayerNorm(embed_dim)
+        self.layer_norm = LayerNorm(embed_dim)
 
-    def forward(self, x, source=None, padding=None, source_padding=None, hidden_padding=None):
+    def forward(self, x, source=None, padding=None, source_padding=None, hidden_padding=None, steps=None):
         """Encode x (B, T_t, d), attending to source (B, T_s, d), or to itself where there is none -> (B, T_t, d).
 
         `padding` (B, T_t) and `source_padding` (B, T_s) mark the steps without a position. `hidden_padding` (B, T_s)
-        marks the steps that are not attended to: none by default, as in the original.
+        marks the steps that are not attended to: none by default, as in the original. `steps` are those that are
+        wanted of the result, all by default: the last layer then computes no others.
         """
-        source_len = x.size(1) if source is None else source.size(1)
+        source_len = x.size(-2) if source is None else source.size(-2)
         allowed = attention_mask(
-            x.size(1), source_len, causal=self.attn_mask, source_padding=hidden_padding, device=x.device
+            x.size(-2), source_len, causal=self.attn_mask, source_padding=hidden_padding, device=x.device
         )
         x = self.embed(x, padding)
-        if source is None:
-            key = value = None
-        else:
+        key = value = None
+        if source is not None:
             key, value = self.embed(source, source_padding), self.embed(source, source_padding)
-        for layer, source_layer in zip(self.layers, self.source_layers, strict=True):
+        for i, (layer, source_layer) in enumerate(zip(self.layers, self.source_layers, strict=True)):
             if source is not None:
                 key, value = source_layer(key), source_layer(value)
+            if steps is not None and i == len(self.layers) - 1:
+                key, value = (x, x) if source is None else (key, value)
+                x, allowed = x[..., steps, :], None if allowed is None else allowed[..., steps, :]
             x = layer(x, key, value, allowed)
         return self.layer_norm(x)

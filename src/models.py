@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 from inspect import Parameter, signature
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from baselines.mult_ffl import MulTFFL
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.pmr_layer import ReinforcementLayer
 from modules.position_embedding import PositionEmbedding
+from modules.side_by_side import one_by_one
 from modules.transformer import TransformerEncoder
 
 HUB_ORDER = ("l", "v", "a")  # the paper's Z_C = [Z_L, Z_V, Z_A]
@@ -96,14 +98,16 @@ class PMR(MultimodalModel):
     def _read_segments(self, Z, Z_C, padding, hub_padding):
         """Encode [Z_C, Z_L, Z_V, Z_A] and read the modalities' segments -> prediction, hidden (B, d per modality)."""
         both = None if hub_padding is None else hub_padding.repeat(1, 2)
-        encoded = self.readout(torch.cat([Z_C, self.in_hub_order(Z)], dim=1), hidden_padding=both)  # (B, 2 T_C, d)
-        sizes = [self.lengths[m] for m in self.hub_order]
-        segments = dict(zip(self.hub_order, encoded[:, Z_C.size(1):].split(sizes, dim=1), strict=True))
+        sequence = torch.cat([Z_C, self.in_hub_order(Z)], dim=1)  # (B, 2 T_C, d)
+        ends = dict(zip(self.hub_order, accumulate(self.lengths[m] for m in self.hub_order), strict=True))
         if self.pool == "last":
-            pooled = [segments[m][:, -1] for m in self.modalities]
+            steps = [Z_C.size(1) + ends[m] - 1 for m in self.modalities]
+            hidden = self.readout(sequence, hidden_padding=both, steps=steps).flatten(1)
         else:
-            pooled = [mean_of_real_steps(segments[m], padding[m]) for m in self.modalities]
-        hidden = torch.cat(pooled, dim=-1)
+            segments = self.readout(sequence, hidden_padding=both)[:, Z_C.size(1):]
+            hidden = torch.cat([
+                mean_of_real_steps(segments[:, ends[m] - self.lengths[m]:ends[m]], padding[m]) for m in self.modalities
+            ], dim=-1)
         return self.read_out(hidden), hidden
 
     def _check_lengths(self, sequences):
@@ -133,7 +137,8 @@ class PMR(MultimodalModel):
             if name.endswith(suffix) and (not kinds or kind in kinds)
         ]
         try:
-            yield record
+            with one_by_one():
+                yield record
         finally:
             for hook in hooks:
                 hook.remove()

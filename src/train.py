@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch.nn.utils import clip_grad_norm_
@@ -74,6 +75,12 @@ def evaluate(model, split, task, *, batch_size, device="cpu"):
     return Evaluation(total / len(split), predictions, task.metrics(predictions, split.labels))
 
 
+def make_optimizer(parameters, optim, lr):
+    """The torch optimizer of that name, all parameters updated in one pass where torch can."""
+    kind = getattr(torch.optim, optim)
+    return kind(parameters, lr=lr, **({"fused": True} if "fused" in signature(kind).parameters else {}))
+
+
 def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, batch_chunk, clip, seed, device="cpu",
         on_batch=lambda *batch: None, on_epoch=lambda *epoch: None, on_best=lambda epoch: None):
     """Train a model and return two Epochs: that of the lowest validation loss, and that of the lowest test loss.
@@ -83,7 +90,7 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
     them (0: never) training ends. `on_batch(epoch, i, samples, loss)` follows each batch, `on_epoch(Epoch,
     train_loss, lr, seconds)` each epoch, `on_best(epoch)` each epoch that is the best so far.
     """
-    optimizer = getattr(torch.optim, optim)([p for p in model.parameters() if p.requires_grad], lr=lr)
+    optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], optim, lr)
     scheduler = ReduceLROnPlateau(optimizer, patience=when, factor=SCHEDULER_FACTOR)
     generator = torch.Generator().manual_seed(seed)
     selected = best_on_test = None

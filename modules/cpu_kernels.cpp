@@ -1,0 +1,440 @@
+// What torch leaves slow in a training step on a CPU: attention with dropout, dropout with its neighbours, layer norm of
+// narrow rows. All in float32.
+//
+// No mask and no attention matrix is ever stored. A dropout decision is a hash of the seed and of its place, so the
+// backward pass draws the same ones again; attention makes its weights again row by row, from the logarithm of the sum
+// of each row's exponentials. Decisions are 32 bits wide: what is below `threshold` is dropped.
+//
+// Shape letters are those of modules/__init__.py, with S samples, c features a head, G norms and R rows. Features are
+// contiguous.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+constexpr int64_t LANES = 16;
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint8_t bvec __attribute__((vector_size(LANES), aligned(1)));
+
+constexpr ivec LANE{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+struct Key { uint32_t low, high; };
+
+// SplitMix64 (Steele et al. 2014): the key of one row of decisions.
+Key key_of(uint64_t seed, uint64_t row) {
+    uint64_t z = seed + (row + 1) * 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return {uint32_t(z), uint32_t(z >> 32)};
+}
+
+// A bijective hash of 32 bits with little bias (Wellons, "Prospecting for hash functions", 2018).
+inline uvec mix(uvec x) {
+    x = (x ^ (x >> 16)) * 0x21f0aaadu;
+    x = (x ^ (x >> 15)) * 0x735a2d97u;
+    return x ^ (x >> 15);
+}
+
+// `value` where the decisions of LANES places from `place` on are to keep, else 0.
+inline vec keep(vec value, Key key, uint32_t place, uint32_t threshold) {
+    return mix(mix(((uvec)LANE + place) ^ key.low) + key.high) >= threshold ? value : vec{};
+}
+
+// e^x for x <= 0 to about 2e-7 relative (Cephes' polynomial); 0 below -87, and nan stays nan.
+inline vec exp_nonpositive(vec x) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
+    const vec clamped = x < -87.0f ? vec{} - 87.0f : x;
+    const vec n = (clamped * 1.44269504f + magic) - magic;
+    const vec r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+    vec y = 1.9875691500e-4f * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
+    return x < -87.0f ? vec{} : y * (vec)power;
+}
+
+// A pair of halves, joined again and again: the sum or the maximum of all lanes.
+template <typename Join>
+inline float fold(vec x, Join join) {
+    typedef float half __attribute__((vector_size(32)));
+    typedef float quarter __attribute__((vector_size(16)));
+    const auto halves = __builtin_bit_cast(std::array<half, 2>, x);
+    const auto quarters = __builtin_bit_cast(std::array<quarter, 2>, join(halves[0], halves[1]));
+    const quarter y = join(quarters[0], quarters[1]);
+    return join(join(y[0], y[2]), join(y[1], y[3]));
+}
+
+inline float sum_of(vec x) {
+    return fold(x, [](auto a, auto b) { return a + b; });
+}
+
+inline float max_of(vec x) {
+    return fold(x, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Strides { int64_t sample, step, head; };
+
+struct Attention {
+    int64_t samples, heads, width, T_t, T_s;
+    const float *q, *k, *v;
+    Strides of_q, of_k, of_v;
+    const int32_t *seen;  // (T_t, 2) or null: the first source step that a target step sees, and the one after the last
+    const uint8_t *allowed;  // (T_t, T_s) or null: which of the steps between them it sees
+    int64_t mask_of_sample;  // 1 where there is such a mask for each sample, 0 where they share one
+    float scale;
+    uint32_t threshold;
+    float keep_scale;
+    uint64_t seed;
+    float *out;  // (S, T_t, h, c)
+    float *log_sum;  // (S, h, T_t)
+    const float *grad_out;  // (S, T_t, h, c); what follows is null in the forward pass
+    float *grad_q, *grad_k, *grad_v;
+    Strides of_grad_q, of_grad_k, of_grad_v;
+};
+
+}  // extern "C"
+
+namespace {
+
+constexpr int64_t WIDEST = 64;  // features a head
+
+template <int WIDTH>
+class Head {
+  public:
+    explicit Head(const Attention &a)
+        : a(a), c(WIDTH ? WIDTH : a.width), blocks((a.T_s + LANES - 1) / LANES), k(c * blocks), v(c * blocks),
+          weights(blocks), allowed(blocks * LANES), grad_k(a.grad_out ? c * blocks : 0), grad_v(grad_k.size()) {}
+
+    void forward(int64_t sample, int64_t head) {
+        load(sample, head);
+        for (int64_t i = 0; i < a.T_t; ++i) {
+            const float *q = a.q + at(a.of_q, sample, i, head);
+            const Seen row = seen_by(sample, i);
+            vec highest = vec{} - INFINITY;
+            for (int64_t b = row.first_block(); b < row.last_block(); ++b) {
+                const vec score = score_of(q, b, row);
+                weights[b] = score;
+                highest = score > highest ? score : highest;
+            }
+            const float max = max_of(highest);
+            const Key key = key_of_row(sample, i, head);
+            vec sum{}, totals[WIDTH ? WIDTH : WIDEST] = {};
+            for (int64_t b = row.first_block(); b < row.last_block(); ++b) {
+                vec weight = exp_nonpositive(weights[b] - max);
+                sum += weight;
+                if (a.threshold) weight = keep(weight, key, uint32_t(b * LANES), a.threshold);
+                for (int64_t f = 0; f < width(); ++f) totals[f] += weight * v[b * width() + f];
+            }
+            const float total = sum_of(sum);
+            a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log(total);
+            float *out = a.out + dense(sample, i, head);
+            for (int64_t f = 0; f < width(); ++f) out[f] = sum_of(totals[f]) * (a.keep_scale / total);
+        }
+    }
+
+    void backward(int64_t sample, int64_t head) {
+        load(sample, head);
+        std::fill(grad_k.begin(), grad_k.end(), vec{});
+        std::fill(grad_v.begin(), grad_v.end(), vec{});
+        for (int64_t i = 0; i < a.T_t; ++i) {
+            const float *q = a.q + at(a.of_q, sample, i, head);
+            const float *out = a.out + dense(sample, i, head), *grad_out = a.grad_out + dense(sample, i, head);
+            const float log_sum = a.log_sum[(sample * a.heads + head) * a.T_t + i];
+            const Seen row = seen_by(sample, i);
+            const Key key = key_of_row(sample, i, head);
+            float inner = 0;  // the sum over source steps of weight times its gradient
+            for (int64_t f = 0; f < width(); ++f) inner += out[f] * grad_out[f];
+            vec totals[WIDTH ? WIDTH : WIDEST] = {};
+            for (int64_t b = row.first_block(); b < row.last_block(); ++b) {
+                const vec difference = score_of(q, b, row) - log_sum;
+                const vec weight = exp_nonpositive(difference > 0.0f ? vec{} : difference);
+                const vec mask = a.threshold ? keep(vec{} + a.keep_scale, key, uint32_t(b * LANES), a.threshold)
+                                             : vec{} + 1.0f;
+                vec grad{};  // of the weight after dropout
+                for (int64_t f = 0; f < width(); ++f) grad += grad_out[f] * v[b * width() + f];
+                const vec dropped = weight * mask;
+                const vec grad_score = weight * (grad * mask - inner) * a.scale;
+                for (int64_t f = 0; f < width(); ++f) {
+                    const int64_t place = b * width() + f;
+                    totals[f] += grad_score * k[place];
+                    grad_k[place] += grad_score * q[f];
+                    grad_v[place] += dropped * grad_out[f];
+                }
+            }
+            float *grad_q = a.grad_q + at(a.of_grad_q, sample, i, head);
+            for (int64_t f = 0; f < width(); ++f) grad_q[f] = sum_of(totals[f]);
+        }
+        store(grad_k, a.grad_k + at(a.of_grad_k, sample, 0, head), a.of_grad_k.step);
+        store(grad_v, a.grad_v + at(a.of_grad_v, sample, 0, head), a.of_grad_v.step);
+    }
+
+  private:
+    const Attention &a;
+    const int64_t c, blocks;  // of LANES source steps
+    std::vector<vec> k, v;  // (blocks, c)
+    std::vector<vec> weights;  // of a row: (blocks)
+    std::vector<uint8_t> allowed;
+    std::vector<vec> grad_k, grad_v;  // (blocks, c)
+
+    int64_t width() const { return WIDTH ? WIDTH : c; }
+
+    static int64_t at(const Strides &strides, int64_t sample, int64_t step, int64_t head) {
+        return sample * strides.sample + step * strides.step + head * strides.head;
+    }
+
+    int64_t dense(int64_t sample, int64_t step, int64_t head) const {
+        return ((sample * a.T_t + step) * a.heads + head) * width();
+    }
+
+    Key key_of_row(int64_t sample, int64_t step, int64_t head) const {
+        return key_of(a.seed, (sample * a.heads + head) * a.T_t + step);
+    }
+
+    void load(int64_t sample, int64_t head) {
+        for (int64_t j = 0; j < a.T_s; ++j)
+            for (int64_t f = 0; f < width(); ++f) {
+                k[j / LANES * width() + f][j % LANES] = a.k[at(a.of_k, sample, j, head) + f];
+                v[j / LANES * width() + f][j % LANES] = a.v[at(a.of_v, sample, j, head) + f];
+            }
+    }
+
+    void store(const std::vector<vec> &grad, float *to, int64_t stride) const {
+        for (int64_t j = 0; j < a.T_s; ++j)
+            for (int64_t f = 0; f < width(); ++f) to[j * stride + f] = grad[j / LANES * width() + f][j % LANES];
+    }
+
+    // The source steps that a target step sees: from first to before last, of those that `allowed` marks, if it is there.
+    struct Seen {
+        int32_t first, last;
+        const uint8_t *allowed;
+        int64_t first_block() const { return first / LANES; }
+        int64_t last_block() const { return (last + LANES - 1) / LANES; }
+    };
+
+    Seen seen_by(int64_t sample, int64_t i) {
+        if (!a.seen) return {0, int32_t(a.T_s), nullptr};
+        const int64_t row = sample * a.mask_of_sample * a.T_t + i;
+        if (a.allowed) std::copy_n(a.allowed + row * a.T_s, a.T_s, allowed.begin());
+        return {a.seen[2 * row], a.seen[2 * row + 1], a.allowed ? allowed.data() : nullptr};
+    }
+
+    vec score_of(const float *q, int64_t block, const Seen &row) const {
+        vec score{};
+        for (int64_t f = 0; f < width(); ++f) score += q[f] * k[block * width() + f];
+        const ivec step = LANE + int32_t(block * LANES);
+        ivec seen = (step >= row.first) & (step < row.last);
+        if (row.allowed) {
+            const auto bytes = *(const bvec *)(row.allowed + block * LANES);
+            seen &= __builtin_convertvector(bytes, ivec) != 0;
+        }
+        return seen ? score * a.scale : vec{} - INFINITY;
+    }
+};
+
+template <int WIDTH>
+void run(const Attention &a, bool backward, int threads) {
+    #pragma omp parallel num_threads(threads)
+    {
+        Head<WIDTH> worker(a);
+        #pragma omp for
+        for (int64_t n = 0; n < a.samples * a.heads; ++n) {
+            if (backward) worker.backward(n / a.heads, n % a.heads);
+            else worker.forward(n / a.heads, n % a.heads);
+        }
+    }
+}
+
+constexpr int64_t ROW = 1 << 14;  // elements that share a key
+
+// out = function(i, vec of in) * mask * scale, LANES elements at a time
+template <typename Function>
+void with_dropout(int64_t size, uint32_t threshold, uint64_t seed, int threads, Function function) {
+    #pragma omp parallel for num_threads(threads)
+    for (int64_t start = 0; start < size; start += ROW) {
+        const Key key = key_of(seed, start / ROW);
+        const int64_t end = std::min(size, start + ROW);
+        for (int64_t i = start; i < end; i += LANES) {
+            const int64_t count = std::min(LANES, end - i);
+            function(i, count, [=](vec value) { return keep(value, key, uint32_t(i - start), threshold); });
+        }
+    }
+}
+
+inline vec read(const float *from, int64_t count) {
+    vec value{};
+    if (count == LANES) __builtin_memcpy(&value, from, sizeof value);
+    else for (int64_t i = 0; i < count; ++i) value[i] = from[i];
+    return value;
+}
+
+inline void write(float *to, vec value, int64_t count) {
+    if (count == LANES) __builtin_memcpy(to, &value, sizeof value);
+    else for (int64_t i = 0; i < count; ++i) to[i] = value[i];
+}
+
+// A row of `width` numbers in PARTS vectors. The last vector ends with the row, and so may repeat some of the one before.
+template <int PARTS>
+struct Row {
+    vec part[PARTS] = {};
+
+    static int64_t offset(int b, int64_t width) { return b < PARTS - 1 ? b * LANES : width - LANES; }
+
+    static Row load(const float *from, int64_t width) {
+        Row row;
+        for (int b = 0; b < PARTS; ++b) __builtin_memcpy(&row.part[b], from + offset(b, width), sizeof(vec));
+        return row;
+    }
+
+    void store(float *to, int64_t width) const {
+        for (int b = 0; b < PARTS; ++b) __builtin_memcpy(to + offset(b, width), &part[b], sizeof(vec));
+    }
+
+    float mean(int64_t width) const {
+        vec sum = LANE >= int32_t(PARTS * LANES - width) ? part[PARTS - 1] : vec{};
+        for (int b = 0; b < PARTS - 1; ++b) sum += part[b];
+        return sum_of(sum) / width;
+    }
+};
+
+template <typename Function, int PARTS, typename... Rows>
+Row<PARTS> map(Function function, const Row<PARTS> &first, const Rows &...rest) {
+    Row<PARTS> result;
+    for (int b = 0; b < PARTS; ++b) result.part[b] = function(first.part[b], rest.part[b]...);
+    return result;
+}
+
+constexpr int64_t NORM_ROWS = 128;  // rows in a chunk
+
+}  // namespace
+
+extern "C" {
+
+struct Norm {
+    int64_t groups, rows, width;  // rows of each group
+    const float *x;  // (G, R, d)
+    const float *weight, *bias;  // (G, d)
+    float eps;
+    float *statistics;  // (G, R, 2): mean, and inverse of the standard deviation
+    float *out;  // (G, R, d)
+    const float *grad_out;  // (G, R, d); what follows is null in the forward pass
+    float *grad_x;  // (G, R, d)
+    float *grad_weight, *grad_bias;  // (G, chunks of rows, d), to be summed over the chunks
+};
+
+}  // extern "C"
+
+namespace {
+
+template <int PARTS>
+void norm_forward(const Norm &n, int64_t group, int64_t first, int64_t last) {
+    const auto weight = Row<PARTS>::load(n.weight + group * n.width, n.width);
+    const auto bias = Row<PARTS>::load(n.bias + group * n.width, n.width);
+    for (int64_t r = first; r < last; ++r) {
+        const auto row = Row<PARTS>::load(n.x + r * n.width, n.width);
+        const float mean = row.mean(n.width);
+        const auto centred = map([=](vec x) { return x - mean; }, row);
+        const float variance = map([](vec x) { return x * x; }, centred).mean(n.width);
+        const float inverse = 1 / std::sqrt(variance + n.eps);
+        map([=](vec x, vec w, vec b) { return x * inverse * w + b; }, centred, weight, bias)
+            .store(n.out + r * n.width, n.width);
+        n.statistics[2 * r] = mean;
+        n.statistics[2 * r + 1] = inverse;
+    }
+}
+
+template <int PARTS>
+void norm_backward(const Norm &n, int64_t group, int64_t first, int64_t last, int64_t chunk) {
+    const auto weight = Row<PARTS>::load(n.weight + group * n.width, n.width);
+    Row<PARTS> grad_weight, grad_bias;
+    for (int64_t r = first; r < last; ++r) {
+        const float mean = n.statistics[2 * r], inverse = n.statistics[2 * r + 1];
+        const auto grad = Row<PARTS>::load(n.grad_out + r * n.width, n.width);
+        const auto normed = map([=](vec x) { return (x - mean) * inverse; }, Row<PARTS>::load(n.x + r * n.width, n.width));
+        const auto scaled = map([](vec g, vec w) { return g * w; }, grad, weight);
+        const float level = scaled.mean(n.width);
+        const float slope = map([](vec s, vec x) { return s * x; }, scaled, normed).mean(n.width);
+        map([=](vec s, vec x) { return (s - level - x * slope) * inverse; }, scaled, normed)
+            .store(n.grad_x + r * n.width, n.width);
+        grad_weight = map([](vec sum, vec g, vec x) { return sum + g * x; }, grad_weight, grad, normed);
+        grad_bias = map([](vec sum, vec g) { return sum + g; }, grad_bias, grad);
+    }
+    grad_weight.store(n.grad_weight + chunk * n.width, n.width);
+    grad_bias.store(n.grad_bias + chunk * n.width, n.width);
+}
+
+template <int PARTS>
+void run_norm(const Norm &n, int threads) {
+    const int64_t chunks = (n.rows + NORM_ROWS - 1) / NORM_ROWS;
+    #pragma omp parallel for num_threads(threads)
+    for (int64_t chunk = 0; chunk < n.groups * chunks; ++chunk) {
+        const int64_t group = chunk / chunks, start = group * n.rows;
+        const int64_t first = start + chunk % chunks * NORM_ROWS;
+        const int64_t last = std::min(first + NORM_ROWS, start + n.rows);
+        if (n.grad_out) norm_backward<PARTS>(n, group, first, last, chunk);
+        else norm_forward<PARTS>(n, group, first, last);
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void attention(const Attention *a, int backward, int threads) {
+    switch (a->width) {
+        case 4: return run<4>(*a, backward, threads);
+        case 5: return run<5>(*a, backward, threads);
+        case 6: return run<6>(*a, backward, threads);
+        case 8: return run<8>(*a, backward, threads);
+        case 10: return run<10>(*a, backward, threads);
+        case 12: return run<12>(*a, backward, threads);
+        default: return run<0>(*a, backward, threads);
+    }
+}
+
+// out = x + branch * mask * scale; without the sum where x is null
+void add_dropout(const float *x, const float *branch, float *out, int64_t size, uint32_t threshold, float scale,
+                 uint64_t seed, int threads) {
+    with_dropout(size, threshold, seed, threads, [=](int64_t i, int64_t count, auto keep) {
+        const vec value = keep(read(branch + i, count) * scale);
+        write(out + i, x ? read(x + i, count) + value : value, count);
+    });
+}
+
+// out = relu(x) * mask * scale
+void relu_dropout(const float *x, float *out, int64_t size, uint32_t threshold, float scale, uint64_t seed,
+                  int threads) {
+    with_dropout(size, threshold, seed, threads, [=](int64_t i, int64_t count, auto keep) {
+        const vec value = read(x + i, count);
+        write(out + i, keep(value < 0.0f ? vec{} : value * scale), count);
+    });
+}
+
+// Layer norm over `width` features, 16 to 128.
+void layer_norm(const Norm *n, int threads) {
+    switch ((n->width + LANES - 1) / LANES) {
+        case 1: return run_norm<1>(*n, threads);
+        case 2: return run_norm<2>(*n, threads);
+        case 3: return run_norm<3>(*n, threads);
+        case 4: return run_norm<4>(*n, threads);
+        case 5: return run_norm<5>(*n, threads);
+        case 6: return run_norm<6>(*n, threads);
+        case 7: return run_norm<7>(*n, threads);
+        case 8: return run_norm<8>(*n, threads);
+    }
+}
+
+}  // extern "C"

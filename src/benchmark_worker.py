@@ -1,0 +1,118 @@
+"""One contender of src/benchmark.py: takes a step for each line it reads, and answers with its seconds and its peak.
+
+It imports either this project or a checkout of the original, whose packages have the same names.
+"""
+
+import contextlib
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+DROPOUTS = {"attn_dropout": 0.1, "attn_dropout_a": 0.0, "attn_dropout_v": 0.0, "relu_dropout": 0.1,
+            "res_dropout": 0.1, "embed_dropout": 0.25, "out_dropout": 0.1}
+LEARNING_RATE, CLIP = 1e-3, 0.8
+
+
+def build_stock(case, folder):
+    """The original's model, its one line that fails today mended: a view that has to be a reshape."""
+    sys.path.insert(0, folder)
+    import modules  # noqa: PLC0415 - the original's
+
+    path = Path(folder, "modules", "position_embedding.py")
+    mended = ModuleType("modules.position_embedding")
+    exec(compile(path.read_text().replace(".view(", ".reshape("), str(path), "exec"), mended.__dict__)
+    sys.modules[mended.__name__] = modules.position_embedding = mended
+    from src.models import MULTModel  # noqa: PLC0415 - the original's
+
+    dims = dict(zip(("orig_d_l", "orig_d_a", "orig_d_v"), case["dims"], strict=True))
+    model = MULTModel(SimpleNamespace(
+        **dims, **DROPOUTS, lonly=True, aonly=True, vonly=True, num_heads=case["num_heads"], layers=case["layers"],
+        attn_mask=True, output_dim=1,
+    ))
+    return model, lambda parameters: torch.optim.Adam(parameters, lr=LEARNING_RATE)
+
+
+def build_ours(case, plain):
+    """A model of this project; `plain` without kernels, and unit by unit."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from modules import cpu_kernels, side_by_side  # noqa: PLC0415 - and not the original's
+    from src.memory import keep_freed_memory  # noqa: PLC0415
+    from src.models import build_model  # noqa: PLC0415
+    from src.train import make_optimizer  # noqa: PLC0415
+
+    if plain:
+        cpu_kernels.library = lambda: None
+        side_by_side.one_by_one().__enter__()
+    else:
+        keep_freed_memory()
+    model = build_model(
+        case["model"], input_dims=case["dims"], input_lens=case["lens"], output_dim=1, embed_dim=case["embed_dim"],
+        num_heads=case["num_heads"], layers=case["layers"], **DROPOUTS,
+    )
+    if plain:
+        return model, lambda parameters: torch.optim.Adam(parameters, lr=LEARNING_RATE)
+    return model, lambda parameters: make_optimizer(parameters, "Adam", LEARNING_RATE)
+
+
+def make_step(job):
+    """A function that takes one step."""
+    case, device = job["case"], torch.device(job["device"])
+    torch.manual_seed(0)
+    model, optimizer_of = (
+        build_stock(case, job["stock"]) if job["implementation"] == "stock"
+        else build_ours(case, plain=job["implementation"] == "plain")
+    )
+    ours = job["implementation"] == "ours"
+    model = model.to(device).train(not job["inference"])
+    inputs = [torch.randn(case["batch"], T, d, device=device) for T, d in zip(case["lens"], case["dims"], strict=True)]
+    labels = torch.randn(case["batch"], 1, device=device)
+    optimizer = optimizer_of([p for p in model.parameters() if p.requires_grad])
+    forward = torch.compile(model) if job["compile"] and ours else model
+    precision = torch.autocast(device.type, torch.bfloat16) if job["amp"] and ours else contextlib.nullcontext()
+
+    def step():
+        optimizer.zero_grad()
+        with precision:
+            prediction, _ = forward(*inputs)
+        (prediction.float() - labels).abs().mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+
+    @torch.no_grad()
+    def predict():
+        with precision:
+            forward(*inputs)
+
+    return predict if job["inference"] else step
+
+
+def peak_bytes(device):
+    """The most memory that this process has held: on the GPU, or else all of it."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main():
+    """Serve steps until the other side closes."""
+    job = json.loads(sys.argv[1])
+    sys.path.pop(0)  # this file's folder
+    if job["threads"]:
+        torch.set_num_threads(job["threads"])
+    step = make_step(job)
+    synchronize = torch.cuda.synchronize if job["device"].startswith("cuda") else lambda: None
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        step()
+        synchronize()
+        answer = {"seconds": time.perf_counter() - start, "peak": peak_bytes(job["device"])}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
