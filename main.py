@@ -6,6 +6,7 @@ import time
 from src.dataset import load_dataset
 from src.download import download
 from src.errors import UserError, run_command
+from src.memory import keep_freed_memory
 from src.result import check_reproduced, make_result
 from src.run_folder import RunFolder, read_result
 from src.settings import find_data_device, find_device, parse_flags, resolve
@@ -38,6 +39,7 @@ def train(flags):
     if wants_download:
         download([settings.spec], settings.data_path, [settings.aligned])
 
+    keep_freed_memory()
     start = time.time()
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     model = settings.build_model(dataset).to(device)

@@ -22,11 +22,12 @@ def usable(x):
 
 
 def attention(q, k, v, allowed=None, dropout=0.0):
-    """Scaled dot-product attention: q (S, T_t, h, c), k and v (S, T_s, h, c) -> (S, T_t, h, c), c up to WIDEST_HEAD.
+    """Scaled dot-product attention: q (S, h, T_t, c), k and v (S, h, T_s, c) -> (S, h, T_t, c), c up to WIDEST_HEAD.
 
-    `allowed` is bool, (T_t, T_s) or (S, T_t, T_s), True where attention is allowed: somewhere in every row.
+    `allowed` is bool, (T_t, T_s) or (S, 1, T_t, T_s), True where attention is allowed: somewhere in every row.
     """
-    return _Attention.apply(q, k, v, allowed, dropout)
+    allowed = allowed.squeeze(1) if allowed is not None and allowed.dim() == 4 else allowed
+    return _Attention.apply(*(x.transpose(1, 2) for x in (q, k, v)), allowed, dropout).transpose(1, 2)
 
 
 def layer_norm(x, weight, bias, eps):
@@ -87,6 +88,8 @@ def call_attention(seen, allowed, dropout, seed, **tensors):
 
 
 class _Attention(torch.autograd.Function):
+    """q (S, T_t, h, c), k and v (S, T_s, h, c), allowed (T_t, T_s) or (S, T_t, T_s) -> (S, T_t, h, c)"""
+
     @staticmethod
     def forward(ctx, q, k, v, allowed, dropout):
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))

@@ -61,7 +61,7 @@ def library():
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
         identity = b"\0".join((SOURCE.read_bytes(), version, *map(str.encode, FLAGS), processor()))
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmr"
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmr-mult"
         path = cache / f"cpu_kernels-{hashlib.sha256(identity).hexdigest()[:16]}.so"
         if not path.exists():
             build(compiler, path)

@@ -30,13 +30,15 @@ def attention_mask(target_len, source_len, *, causal=False, source_padding=None,
 
 def attend(q, k, v, allowed, dropout):
     """Scaled dot-product attention: q (..., h, T_t, c), k and v (..., h, T_s, c) -> (..., h, T_t, c)."""
-    if not cpu_kernels.usable(q) or q.size(-1) > cpu_kernels.WIDEST_HEAD:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
     leading = q.shape[:-3]
-    q, k, v = (x.transpose(-3, -2).flatten(0, -4) for x in (q, k, v))  # (S, T, h, c)
-    if allowed is not None and allowed.dim() > 2:
-        allowed = allowed.flatten(0, -3)  # (S, T_t, T_s)
-    return cpu_kernels.attention(q, k, v, allowed, dropout).unflatten(0, leading).transpose(-3, -2)
+    q, k, v = (x.flatten(0, -4) for x in (q, k, v))  # (S, h, T, c)
+    if allowed is not None and allowed.dim() > 4:
+        allowed = allowed.flatten(0, -4)  # (S, 1, T_t, T_s)
+    if cpu_kernels.usable(q) and q.size(-1) <= cpu_kernels.WIDEST_HEAD:
+        attended = cpu_kernels.attention(q, k, v, allowed, dropout)
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
+    return attended.unflatten(0, leading)
 
 
 class MultiheadAttention(nn.Module):

@@ -13,8 +13,8 @@ from torch import nn
 
 from modules.dropout import Dropout
 from modules.multihead_attention import MultiheadAttention, attention_mask
-from modules.transformer import FeedForward
 from modules.side_by_side import LayerNorm, Linear, side_by_side
+from modules.transformer import FeedForward
 
 MESSAGE_UPDATES = ("attention", "mean", "none")
 MESSAGE_FORMS = ("lowrank", "full")

@@ -6,8 +6,6 @@ leading dimension G.
 """
 
 from collections import defaultdict
-from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch import nn
@@ -17,18 +15,16 @@ from torch.nn import functional as F
 
 from modules import cpu_kernels
 
+class OneByOne:
+    """Within `with OneByOne():` each module runs by itself, so that a hook on one sees what is its own."""
 
-_apart = ContextVar("apart", default=False)
+    active = False
 
+    def __enter__(self):
+        OneByOne.active = True
 
-@contextmanager
-def one_by_one():
-    """Within it each module runs by itself, so that a hook on one sees what is its own."""
-    token = _apart.set(True)
-    try:
-        yield
-    finally:
-        _apart.reset(token)
+    def __exit__(self, *_):
+        OneByOne.active = False
 
 
 def side_by_side(modules, inputs):
@@ -40,7 +36,7 @@ def side_by_side(modules, inputs):
     groups, outputs = defaultdict(list), {}
     for i, (module, own) in enumerate(zip(modules, inputs, strict=True)):
         alike = (module.variant, *(x.shape if torch.is_tensor(x) else x for x in own))
-        groups[i if _apart.get() else alike].append(i)
+        groups[i if OneByOne.active else alike].append(i)
     for group in groups.values():
         outputs |= zip(group, _in_one_pass([modules[i] for i in group], [inputs[i] for i in group]), strict=True)
     return [outputs[i] for i in range(len(modules))]
@@ -60,7 +56,7 @@ def linear(x, weight, bias):
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     flat = x.flatten(1, -2)  # (G, B T, i)
-    if x.device.type == "cpu":
+    if cpu_kernels.usable(x):
         out = _LinearsOnCpu.apply(flat, weight, bias)
     else:
         out = torch.bmm(flat, weight.transpose(1, 2))

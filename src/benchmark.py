@@ -135,9 +135,8 @@ def draw_growth(results, path):
 
     lengths = list(results)
     figure = Figure(figsize=(8, 3), layout="constrained")
-    for axes, (key, scale, label) in zip(
-        figure.subplots(1, 2), (("seconds", 1, "seconds a step"), ("peak_bytes", 2**30, "peak memory, GiB")), strict=True
-    ):
+    curves = ("seconds", 1, "seconds a step"), ("peak_bytes", 2**30, "peak memory, GiB")
+    for axes, (key, scale, label) in zip(figure.subplots(1, 2), curves, strict=True):
         axes.plot(lengths, [results[length][key] / scale for length in lengths], "o-")
         axes.set(xlabel="steps of the three sequences together", ylabel=label, xlim=(0, None), ylim=(0, None))
     figure.savefig(path, dpi=120)

@@ -13,7 +13,7 @@ from baselines.mult_ffl import MulTFFL
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.pmr_layer import ReinforcementLayer
 from modules.position_embedding import PositionEmbedding
-from modules.side_by_side import one_by_one
+from modules.side_by_side import OneByOne
 from modules.transformer import TransformerEncoder
 
 HUB_ORDER = ("l", "v", "a")  # the paper's Z_C = [Z_L, Z_V, Z_A]
@@ -137,7 +137,7 @@ class PMR(MultimodalModel):
             if name.endswith(suffix) and (not kinds or kind in kinds)
         ]
         try:
-            with one_by_one():
+            with OneByOne():
                 yield record
         finally:
             for hook in hooks:

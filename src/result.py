@@ -6,6 +6,7 @@ import platform
 import numpy as np
 import torch
 
+from modules.cpu_library import library
 from src.errors import UserError
 from src.run_folder import git_commit
 from src.tasks import no_better_than
@@ -43,6 +44,7 @@ def environment(device):
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
+        "cpu_kernels": "compiled" if library() else "none: there is no C++ compiler, and training on a CPU is slower",
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from modules import cpu_kernels, cpu_library
 from modules.dropout import Dropout
 
-KEYS = ("query", "key", "value")
-
 
 def test_there_is_a_compiler():
     assert cpu_library.library() is not None
@@ -23,15 +21,15 @@ def test_there_is_a_compiler():
 
 def draw_attention(T_t, T_s, c, samples=2, heads=3):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(samples, T, heads, c, generator=generator).requires_grad_() for T in (T_t, T_s, T_s)]
+    return [torch.randn(samples, heads, T, c, generator=generator).requires_grad_() for T in (T_t, T_s, T_s)]
 
 
 def plain_attention(q, k, v, allowed=None, mask=1.0):
     """softmax(q k^T / sqrt(c)) * mask, times v, all of it in torch."""
-    scores = torch.einsum("sthc,suhc->shtu", q, k) / q.size(-1) ** 0.5
+    scores = q @ k.transpose(-2, -1) / q.size(-1) ** 0.5
     if allowed is not None:
-        scores = scores.masked_fill(~(allowed if allowed.dim() == 2 else allowed.unsqueeze(1)), float("-inf"))
-    return torch.einsum("shtu,suhc->sthc", scores.softmax(dim=-1) * mask, v)
+        scores = scores.masked_fill(~allowed, float("-inf"))
+    return scores.softmax(dim=-1) * mask @ v
 
 
 def gradients(out, inputs):
@@ -41,7 +39,7 @@ def gradients(out, inputs):
 MASKS = {
     "none": lambda T_t, T_s: None,
     "band": lambda T_t, T_s: torch.ones(T_t, T_s).tril(abs(T_t - T_s)).bool(),
-    "gaps": lambda T_t, T_s: (torch.arange(T_s) % 3 != 1).expand(2, T_t, T_s) | torch.eye(T_t, T_s).bool(),
+    "gaps": lambda T_t, T_s: (torch.arange(T_s) % 3 != 1).expand(2, 1, T_t, T_s) | torch.eye(T_t, T_s).bool(),
 }
 
 
@@ -57,7 +55,7 @@ def test_attention_is_torchs(T_t, T_s, c, mask):
 
 
 def test_attention_takes_strided_heads():
-    q, k, v = torch.randn(2, 9, 3 * 8).view(2, 9, 3, 8).split((3, 2, 3), dim=-1)
+    q, k, v = torch.randn(2, 9, 3 * 8).view(2, 9, 3, 8).transpose(1, 2).split((3, 2, 3), dim=-1)
     out = cpu_kernels.attention(q[..., :2], k, v[..., 1:])
     torch.testing.assert_close(out, plain_attention(q[..., :2], k, v[..., 1:]))
 
@@ -65,12 +63,12 @@ def test_attention_takes_strided_heads():
 def test_attention_dropout_drops_the_weights_and_their_gradients():
     """With values of the identity, attention gives its weights after dropout, and so the mask it draws for a seed."""
     inputs = draw_attention(21, 40, 6)
-    q, k, v = inputs
-    identity = torch.eye(40).view(1, 40, 1, 40).expand(2, 40, 3, 40)
-    weights = torch.einsum("sthc,suhc->shtu", q, k).div(6**0.5).softmax(dim=-1)
+    q, k, _ = inputs
+    identity = torch.eye(40).expand(2, 3, 40, 40)
+    weights = (q @ k.transpose(-2, -1) / 6**0.5).softmax(dim=-1)
     torch.manual_seed(3)
     wide = [F.pad(x, (0, 40 - 6)) * (40 / 6) ** 0.25 for x in (q, k)]
-    dropped = cpu_kernels.attention(*wide, identity, dropout=0.3).transpose(1, 2)  # (S, h, T_t, T_s)
+    dropped = cpu_kernels.attention(*wide, identity, dropout=0.3)  # (S, h, T_t, T_s)
     mask = (dropped / weights).detach()
     kept = mask > 0
     assert 0.65 < kept.float().mean() < 0.75
@@ -100,9 +98,9 @@ def test_layer_norm_is_torchs(d):
 # ---- dropout ---------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {
-    "dropout": lambda x, p: cpu_kernels.dropout(x, p),
+    "dropout": cpu_kernels.dropout,
     "added": lambda x, p: cpu_kernels.add_dropout(torch.ones_like(x), x, p) - 1,
-    "relu": lambda x, p: cpu_kernels.relu_dropout(x, p),
+    "relu": cpu_kernels.relu_dropout,
 }
 each_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 
@@ -143,10 +141,10 @@ def test_decisions_are_independent_between_calls_and_places():
 
 def test_attention_decisions_are_independent_between_rows_heads_and_samples():
     p, samples, heads, T = 0.2, 20, 4, 60
-    q = torch.zeros(samples, T, heads, T)
-    identity = torch.eye(T).view(1, T, 1, T).expand(samples, T, heads, T)
+    q = torch.zeros(samples, heads, T, T)
+    identity = torch.eye(T).expand(samples, heads, T, T)
     torch.manual_seed(0)
-    kept = (cpu_kernels.attention(q, q, identity, dropout=p) != 0).double()  # (S, T_t, h, T_s)
+    kept = (cpu_kernels.attention(q, q, identity, dropout=p) != 0).double()  # (S, h, T_t, T_s)
     for dims in ((0,), (1,), (2,), (3,), (1, 3), (0, 2)):
         counts = kept.sum(dim=dims).flatten()
         trials = kept.numel() / len(counts)
@@ -174,9 +172,9 @@ def test_the_same_seed_makes_the_same_decisions():
 def test_threads_do_not_change_a_bit():
     def compute():
         torch.manual_seed(0)
-        inputs = [torch.randn(4, 70, 5, 6).requires_grad_() for _ in KEYS]
+        inputs = [torch.randn(4, 5, 70, 6).requires_grad_() for _ in range(3)]
         out = cpu_kernels.attention(*inputs, dropout=0.1)
-        x = cpu_kernels.layer_norm(out.reshape(1, -1, 30), torch.ones(1, 30), torch.zeros(1, 30), 1e-5)
+        x = cpu_kernels.layer_norm(out.transpose(1, 2).reshape(1, -1, 30), torch.ones(1, 30), torch.zeros(1, 30), 1e-5)
         x = cpu_kernels.add_dropout(x, cpu_kernels.relu_dropout(x, 0.1), 0.2)
         return x, *gradients(x, inputs)
     alone = compute()
@@ -189,8 +187,8 @@ def test_threads_do_not_change_a_bit():
 
 
 def test_nan_is_not_hidden():
-    nan = torch.full((1, 4, 1, 8), float("nan"))
-    fine = torch.ones(1, 4, 1, 8)
+    nan = torch.full((1, 1, 4, 8), float("nan"))
+    fine = torch.ones(1, 1, 4, 8)
     assert cpu_kernels.attention(nan, fine, fine).isnan().all()
     assert cpu_kernels.relu_dropout(nan, 0.1).isnan().any()
     assert cpu_kernels.layer_norm(torch.full((1, 2, 16), float("nan")), *torch.ones(2, 1, 16), 1e-5).isnan().all()
