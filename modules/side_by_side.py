@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from modules import cpu_kernels
 
+
 class OneByOne:
     """Within `with OneByOne():` each module runs by itself, so that a hook on one sees what is its own."""
 
