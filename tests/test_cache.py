@@ -204,7 +204,8 @@ def test_a_folder_that_cannot_be_written_sends_the_cache_home(source, converting
     assert len(converting) == 1
 
 
-def test_without_any_place_memory_is_used(source, converting):
+def test_without_any_place_memory_is_used(source, converting, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
     note = spoil_folder(source)
     converted = read(source)
     assert converted.place == "memory"
