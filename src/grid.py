@@ -20,12 +20,11 @@ import torch
 from tqdm import tqdm
 
 from src.ablations import ABLATIONS
-from src.collect import difference_of_settings
 from src.dataset import find_spec, missing_file_message
 from src.errors import Parser, UserError, run_command
 from src.models import MODELS
 from src.plots import make_figures
-from src.run_folder import read_result
+from src.resume import is_finished
 from src.settings import Settings, parse_flags, resolve
 from src.tables import write_tables
 
@@ -51,13 +50,7 @@ class Run:
     @property
     def finished(self):
         """Whether its folder holds a result of these settings; UserError where it holds one of others."""
-        result = read_result(self.settings.run_path)
-        if result and (difference := difference_of_settings(result, {"settings": self.settings.recorded()})):
-            raise UserError(
-                f"{self.settings.run_path} holds a run of other settings ({difference}: there and asked for); give the "
-                "settings it has, or start afresh with another --results_dir or after deleting it"
-            )
-        return result is not None
+        return is_finished(self.settings.run_path, self.settings)
 
     def epochs_done(self):
         """How many epochs its folder records."""
