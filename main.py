@@ -71,13 +71,15 @@ def train(settings, sources, path, resume=False):
             log.head(settings, sources, dataset, model, device)
             run.write_json("config.json", {**config, "sources": sources})
         else:
-            run.go_on(last)
-            log.go_on(last["state"], differences_of_environment(last["config"]["environment"], config["environment"]))
             start -= last["seconds"]
+
+        def on_resume(progress):
+            run.go_on(last)
+            log.go_on(progress, differences_of_environment(last["config"]["environment"], config["environment"]))
 
         with explained(memory_advice(settings.batch_size, settings.batch_chunk)):
             selected, best_on_test = fit(
-                model, dataset, device=device, **settings.training(), state=last and last["state"],
+                model, dataset, device=device, **settings.training(), state=last and last["state"], on_resume=on_resume,
                 on_batch=lambda *batch: (log.on_batch(*batch), stop.check()), on_epoch=log.on_epoch,
                 on_progress=lambda progress: run.save_last(progress.state(), config, time.time() - start),
                 on_best=lambda epoch: run.save_checkpoint(model, epoch, config),

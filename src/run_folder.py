@@ -71,11 +71,12 @@ class RunFolder:
 
     def go_on(self, last):
         """Bring the files to where they were when `last`, the content of last.pt, was written."""
-        for name, size in last["sizes"].items():
-            if (self.path / name).stat().st_size < size:
-                raise UserError(f"{self.path / name} has lost lines since last.pt was written; leave out --resume")
-        for name, size in last["sizes"].items():
-            os.truncate(self.path / name, size)
+        sizes = {self.path / name: size for name, size in last["sizes"].items()}
+        for path, size in sizes.items():
+            if not path.is_file() or path.stat().st_size < size:
+                raise UserError(f"{path} has lost lines since last.pt was written; leave out --resume to start afresh")
+        for path, size in sizes.items():
+            os.truncate(path, size)
         self._log = (self.path / "log.txt").open("a", encoding="utf-8", buffering=1)
 
     def log(self, *lines):

@@ -2,8 +2,11 @@
 
 import os
 import signal
+from contextlib import contextmanager
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}  # SLURM sends USR1 ahead of the time limit
+EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a terminal is closed
+    signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129,
+}
 
 
 class Stopped(SystemExit):
@@ -22,12 +25,11 @@ class StopSignals:
         self._handlers = {}
 
     def __enter__(self):
-        self._handlers = {number: signal.signal(number, self._receive) for number in EXIT_CODES}
+        self._handlers = handle_with(self._receive)
         return self
 
     def __exit__(self, *error):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        restore(self._handlers)
 
     def _receive(self, number, frame):
         if self._received is not None:
@@ -39,3 +41,27 @@ class StopSignals:
         """Stopped, if a signal has come."""
         if self._received is not None:
             raise Stopped(self._received)
+
+
+@contextmanager
+def interrupted_by_signals():
+    """Stopped is raised wherever the process is when a signal comes, as KeyboardInterrupt is for Ctrl-C."""
+    def interrupt(number, frame):
+        raise Stopped(number)
+    handlers = handle_with(interrupt)
+    try:
+        yield
+    finally:
+        restore(handlers)
+
+
+def handle_with(handler):
+    """Let a handler take the signals, but those that are ignored, as after nohup; returns what `restore` takes."""
+    return {number: signal.signal(number, handler) for number in EXIT_CODES
+            if signal.getsignal(number) != signal.SIG_IGN}
+
+
+def restore(handlers):
+    """Give the signals back to those who had them."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -69,13 +69,14 @@ def evaluate(model, split, task, *, batch_size, device="cpu"):
 
 
 def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, batch_chunk, clip, seed, device="cpu",
-        state=None, on_batch=lambda *batch: None, on_epoch=lambda *epoch: None, on_progress=lambda progress: None,
-        on_best=lambda epoch: None):
+        state=None, on_resume=lambda progress: None, on_batch=lambda *batch: None, on_epoch=lambda *epoch: None,
+        on_progress=lambda progress: None, on_best=lambda epoch: None):
     """Train a model and return two Epochs: that of the lowest validation loss, and that of the lowest test loss.
 
     Only the first may be reported as a result; the second is what test-selected figures in the literature are. The
     learning rate falls to a tenth after `when` epochs without a lower validation loss, and after `early_stop` of
-    them (0: never) training ends. With the `state` of an earlier Progress it goes on from there.
+    them (0: never) training ends. With the `state` of an earlier Progress it goes on from there, after
+    `on_resume(progress)`.
 
     `on_batch(epoch, i, samples, loss)` follows each batch, `on_epoch(Epoch, train_loss, lr, seconds)` each epoch; then
     `on_progress(progress)`, which can write down its state, and last `on_best(epoch)` if the model is the best so far.
@@ -88,6 +89,7 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
             progress.load(state)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError("the training that was written down does not fit this model; leave out --resume") from error
+        on_resume(progress)
         if progress.just_selected:
             on_best(progress.epochs)
     while progress.epochs < num_epochs and not (

@@ -42,10 +42,10 @@ class TrainingLog:
             f"# parameters: {parameter_count(model):,}",
         )
 
-    def go_on(self, state, changes):
-        """Say where a run that was cut short goes on, given the state of its Progress, and on what else than before."""
-        batches = state["part"]["batches"]
-        self.epochs = state["epochs"]
+    def go_on(self, progress, changes):
+        """Say where a run that was cut short goes on, and what `changes` there are of what it runs on."""
+        batches = progress.part.batches
+        self.epochs = progress.epochs
         self.bar.update(self.epochs * self.batches + batches)
         self.run.log(
             f"# goes on after epoch {self.epochs}" + (f" and {batches} batches of the next" if batches else ""),

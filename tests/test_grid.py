@@ -12,6 +12,7 @@ import pytest
 from src import grid
 from src.errors import UserError
 from tests.data_files import make_splits, write_dataset
+from tests.run_files import result_content
 
 ROOT = Path(__file__).parent.parent
 SMALL = ("--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "2", "--batch_size", "5",
@@ -86,8 +87,8 @@ def test_a_grid_ends_in_tables_and_goes_on_where_it_stopped(folder, capfd):
         assert (result == first[name]) == (name != "mine/unaligned/PMR/seed2")  # only its times are new
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_grid_ends_its_runs(folder, sent):
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_grid_ends_its_runs(folder, sent, code):
     command = [sys.executable, "-m", "src.grid", *arguments("--models", "MulT", "--seeds", "1", "2"),
                "--num_epochs", "500"]
     process = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=folder,
@@ -98,7 +99,7 @@ def test_an_interrupted_grid_ends_its_runs(folder, sent):
             break
         time.sleep(0.1)
     process.send_signal(sent)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=60) == code
     assert b"the same command goes on" in process.stderr.read()
     epochs = started.read_text()
     time.sleep(1)
@@ -164,6 +165,8 @@ def test_a_run_of_other_settings_is_not_finished(folder):
     assert not run.finished
     path = run.settings.run_path
     path.mkdir(parents=True)
-    (path / "result.json").write_text(json.dumps({"format": 1, "settings": run.settings.recorded() | {"lr": 3.0}}))
+    result = result_content({"loss": 1, "mae": 1, "corr": 1, "acc7": 1, "acc2": 1, "f1_stock": 1},
+                            settings=run.settings.recorded() | {"lr": 3.0})
+    (path / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match=r"lr is 3\.0 and 0\.001"):
         _ = run.finished
