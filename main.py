@@ -77,10 +77,14 @@ def train(settings, sources, path, resume=False):
             run.go_on(last)
             log.go_on(progress, differences_of_environment(last["config"]["environment"], config["environment"]))
 
+        def on_batch(*batch):
+            log.on_batch(*batch)
+            stop.check()
+
         with explained(memory_advice(settings.batch_size, settings.batch_chunk)):
             selected, best_on_test = fit(
                 model, dataset, device=device, **settings.training(), state=last and last["state"], on_resume=on_resume,
-                on_batch=lambda *batch: (log.on_batch(*batch), stop.check()), on_epoch=log.on_epoch,
+                on_batch=on_batch, on_epoch=log.on_epoch,
                 on_progress=lambda progress: run.save_last(progress.state(), config, time.time() - start),
                 on_best=lambda epoch: run.save_checkpoint(model, epoch, config),
             )
@@ -133,7 +137,7 @@ def repeat(folder, flags):
     repetition = folder.with_name(f"{folder.name}.repeat")
     torch.set_num_threads(then["threads"])
     train(settings, dict.fromkeys(settings.recorded(), f"as in {folder}"), repetition, resume)
-    for line in differences_of_environment(then, read_result(repetition)["environment"]):
+    for line in differences_of_environment(then, recorded_run(repetition)[1]):
         print(f"# {line}: there and here")
     if difference := first_difference(folder, repetition):
         print(f"# DOES NOT REPEAT {folder}: {difference}")

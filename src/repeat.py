@@ -15,13 +15,17 @@ TIMES = ("seconds",)
 
 
 def recorded_run(folder):
-    """The settings of a finished run and the environment it had; UserError where the folder does not hold one."""
+    """The settings of a finished run and what else decided its numbers: the environment, and as "data" what it read.
+
+    UserError where the folder does not hold one.
+    """
     if (result := read_result(folder)) is None:
         raise UserError(f"{folder} has no result.json: only a finished run can be repeated; finish it with --resume")
     config = read_json(Path(folder) / "config.json")
     if not (is_count(threads := result["environment"].get("threads")) and threads):
         raise UserError(f"{folder}/result.json is damaged: its environment has no number of threads")
-    return read_settings(config.get("settings"), Path(folder) / "config.json"), result["environment"]
+    settings = read_settings(config.get("settings"), Path(folder) / "config.json")
+    return settings, {**result["environment"], "data": config.get("data")}
 
 
 def first_difference(one, other):

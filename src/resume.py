@@ -22,7 +22,9 @@ def is_finished(path, settings):
 
 
 def unfinished(path, config):
-    """The content of the folder's last.pt, None where there is none; UserError where it is of another run."""
+    """The content of the folder's last.pt, None where there is none; UserError where it is of another run, or done."""
+    if read_result(path):
+        raise UserError(f"another process has just finished {path}: nothing to do")
     last = load_last(path)
     if last is None:
         return None

@@ -133,7 +133,7 @@ def write_data(folder):
     """The data set `mine`, aligned and not."""
     folder.mkdir()
     for aligned, lens in ((False, (6, 9, 11)), (True, (6, 6, 6))):
-        write_dataset(folder, "mine", make_splits(lens=lens, sizes=(200, 40, 40)), aligned)
+        write_dataset(folder, "mine", make_splits(lens=lens, sizes=(100, 20, 20)), aligned)
 
 
 def uninterrupted(flags, folder):
