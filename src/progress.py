@@ -6,6 +6,10 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 SCHEDULER_FACTOR = 0.1
+KINDS = {  # of what a state holds
+    "model": dict, "optimizer": dict, "scheduler": dict, "random": torch.Tensor, "random_gpu": torch.Tensor | None,
+    "order": torch.Tensor, "epochs": int, "part": dict, "selected": dict | None, "best_on_test": dict | None,
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,11 @@ class Progress:
         }
 
     def load(self, state):
-        """Go on from there."""
+        """Go on from there; an error of some kind where the state is not such as fits the model."""
+        if not all(isinstance(state[name], kind) for name, kind in KINDS.items()):
+            raise TypeError("a part of the state is not of its kind")
+        if (state["epochs"] > 0) != (state["selected"] is not None):
+            raise ValueError("the state has no selected epoch")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])

@@ -1,14 +1,11 @@
 """Whether a run came out the same a second time."""
 
 import json
-import zipfile
 from pathlib import Path
-
-import numpy as np
 
 from src.errors import UserError, printable
 from src.result_schema import is_count
-from src.run_folder import read_json, read_result
+from src.run_folder import read_arrays, read_json, read_result
 from src.settings import read_settings
 
 TIMES = ("seconds",)
@@ -34,7 +31,7 @@ def first_difference(one, other):
     for number, pair in enumerate(epochs, 1):
         for name, (a, b) in differing(*pair).items():
             return f"in epoch {number}, {name} was {printable(a)} and is {printable(b)}"
-    predictions, others = read_arrays(one), read_arrays(other)
+    predictions, others = (read_arrays(folder / "predictions.npz") for folder in (one, other))
     for name in sorted(predictions.keys() | others.keys()):
         if not same_bits(predictions.get(name), others.get(name)):
             return f"predictions.npz has another {printable(name)}"
@@ -55,16 +52,6 @@ def read_epochs(folder):
         epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in epochs]
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is missing or damaged: there is nothing to compare with") from error
-
-
-def read_arrays(folder):
-    """The arrays of predictions.npz by name."""
-    path = Path(folder) / "predictions.npz"
-    try:
-        with np.load(path) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is missing or damaged: there is nothing to compare with") from error
 
 

@@ -8,6 +8,7 @@ from src.collect import difference_of_settings
 from src.errors import UserError, printable
 from src.run_folder import load_last, read_result
 
+LAST = {"config": dict, "state": dict, "sizes": dict, "seconds": float}  # what last.pt holds
 DATA = ("input_dims", "input_lens", "data")  # of config.json, what the data set decides
 SAMPLES_LOOKED_AT = 64  # of each split, so that the fingerprint of a large data set takes no time
 ADVICE = "give what it has, or start afresh with another --results_dir or after deleting it"
@@ -29,6 +30,8 @@ def unfinished(path, config):
     if last is None:
         return None
     try:
+        if not all(isinstance(last[name], kind) for name, kind in LAST.items()):
+            raise TypeError("it has other contents")
         there = last["config"]
         differences = [difference_of_settings(there, config)]
         differences += [f"{key} is {there[key]} and {config[key]}" for key in DATA if there[key] != config[key]]

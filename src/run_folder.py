@@ -19,6 +19,8 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ class RunFolder:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error):
-        advice = "free some space, then the same command with --resume goes on" if self._log else "see --results_dir"
+        advice = "once that is mended, the same command with --resume goes on" if self._log else "see --results_dir"
         return UserError(f"results cannot be written to {self.path}: {error.strerror or error}; {advice}")
 
     def begin(self):
@@ -73,7 +75,7 @@ class RunFolder:
         """Bring the files to where they were when `last`, the content of last.pt, was written."""
         sizes = {self.path / name: size for name, size in last["sizes"].items()}
         for path, size in sizes.items():
-            if not path.is_file() or path.stat().st_size < size:
+            if not (isinstance(size, int) and path.is_file() and path.stat().st_size >= size >= 0):
                 raise UserError(f"{path} has lost lines since last.pt was written; leave out --resume to start afresh")
         for path, size in sizes.items():
             os.truncate(path, size)
@@ -150,6 +152,9 @@ def load_last(folder):
 def load_saved(path):
     """The dict of a checkpoint file; nothing in it is run."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if broken := archive.testzip():  # torch itself does not look at the checksums
+                raise zipfile.BadZipFile(f"{broken} is not what was written")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["format"] != FORMAT:
             raise UserError(f"{path} has format {printable(saved['format'])}; this version reads {FORMAT}")
@@ -171,6 +176,18 @@ def read_result(folder):
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); delete it or train the run again") from error
     return result
+
+
+def read_arrays(path):
+    """The arrays of a predictions.npz by name; UserError where there is none that can be read."""
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; train the run again") from error
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile,
+            zlib.error) as error:
+        raise UserError(f"{path} is damaged; train the run again") from error
 
 
 def read_json(path):

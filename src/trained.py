@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from src.dataset import load_dataset
-from src.errors import UserError
+from src.errors import UserError, printable
 from src.failures import explained
+from src.result_schema import is_count
 from src.run_folder import load_checkpoint
 from src.settings import find_device, read_settings
 
@@ -18,6 +19,8 @@ def load_trained(folder, **changes):
     checkpoint = load_checkpoint(folder)
     try:
         recorded, state, epoch = checkpoint["config"]["settings"], checkpoint["model"], checkpoint["epoch"]
+        if not is_count(epoch):
+            raise TypeError("its epoch is no number")
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/checkpoint.pt was written by another version of this code: {error}") from error
     settings = replace(read_settings(recorded, f"{folder}/checkpoint.pt"), **changes)
@@ -28,6 +31,6 @@ def load_trained(folder, **changes):
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        reason = printable(" ".join(str(error).split()))
         raise UserError(f"{folder}/checkpoint.pt does not fit the data or the code: {reason}") from error
     return model.eval(), dataset, settings, epoch

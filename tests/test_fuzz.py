@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from main import main
 from src import compare, tables
-from src.collect import collect
 from src.errors import run_command
+from src.plots import find_runs
 from tests.data_files import make_splits, write_dataset
 from tests.test_bad_input import CUT, DONE, RESUME, SMALL, edit, template  # noqa: F401 (a fixture)
 
@@ -70,18 +70,18 @@ STRANGE = st.sampled_from(
 
 
 @st.composite
-def change(draw):
+def change(draw, depth=4):
     """A function that changes a value somewhere in nested dicts and lists: drops it or puts something strange there."""
-    steps, value = draw(st.lists(st.integers(0, 30), min_size=1, max_size=4)), draw(STRANGE)
+    steps, value = draw(st.lists(st.integers(0, 30), min_size=1, max_size=depth)), draw(STRANGE)
     drop = draw(st.booleans())
 
     def apply(content):
-        for depth, step in enumerate(steps):
+        for level, step in enumerate(steps):
             keys = list(content) if isinstance(content, dict) else list(range(len(content)))
             if not keys:
                 return
             key = keys[step % len(keys)]
-            if depth == len(steps) - 1 or not isinstance(content[key], (dict, list)):
+            if level == len(steps) - 1 or not isinstance(content[key], (dict, list)):
                 break
             content = content[key]
         if drop:
@@ -130,11 +130,17 @@ def test_checkpoints(restored, capsys, damaging, file_and_command):
 
 
 @few
-@given(change(), st.sampled_from([(f"{DONE}/checkpoint.pt", f"--eval {DONE}"), (f"{CUT}/last.pt", RESUME)]))
-def test_checkpoints_of_another_form(restored, capsys, changing, file_and_command):
-    name, command = file_and_command
-    edit(name, changing)(restored())
-    assert copes(capsys, main, command.split())
+@given(change())
+def test_checkpoints_of_another_form(restored, capsys, changing):
+    edit(f"{DONE}/checkpoint.pt", changing)(restored())
+    assert copes(capsys, main, f"--eval {DONE}".split())
+
+
+@few
+@given(change(depth=2))
+def test_the_last_state_of_another_form(restored, capsys, changing):
+    edit(f"{CUT}/last.pt", changing)(restored())
+    assert copes(capsys, main, RESUME.split())
 
 
 RESULT_FILES = ["result.json", "config.json", "metrics.jsonl", "predictions.npz", "log.txt"]
@@ -146,7 +152,7 @@ def read_all(capsys, folder):
     assert copes(capsys, compare.main, [run, run])
     assert copes(capsys, compare.main, ["--seeds", *[str((folder / DONE).parent)] * 2])
     assert copes(capsys, tables.main, ["--results_dir", str(folder / "results"), "--out", str(folder / "tables")])
-    assert copes(capsys, run_command, lambda: collect(folder / "results") and 0)
+    assert copes(capsys, run_command, lambda: find_runs(folder / "results") and 0)
     assert copes(capsys, main, [*SMALL.split(), "--name", "done", "--resume"])
     assert copes(capsys, main, ["--repeat", run])
 

@@ -104,6 +104,7 @@ def test_an_interrupted_grid_ends_its_runs(folder, sent, code):
     epochs = started.read_text()
     time.sleep(1)
     assert started.read_text() == epochs
+    assert (started.parent / "last.pt").is_file()  # with which it goes on
     assert results(folder) == {}
 
 

@@ -87,8 +87,8 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on(folder, whole, capsys, monk
         fail_at(patch, writes, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         assert main(FLAGS) == 2
     message = capsys.readouterr().err
-    assert re.fullmatch("error: results cannot be written to .*: No space left on device; free some space, then the "
-                        "same command with --resume goes on\n", message)
+    assert re.fullmatch("error: results cannot be written to .*: No space left on device; once that is mended, "
+                        "the same command with --resume goes on\n", message)
     assert not list(folder.rglob("*.tmp"))
     assert main([*FLAGS, "--resume"]) == 0
     assert outcome(folder / "results" / RUN) == whole
@@ -106,7 +106,7 @@ def test_a_file_that_may_not_grow_leaves_the_last_checkpoint(folder, whole, caps
         assert main([*FLAGS, "--resume"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "File too large; free some space" in capsys.readouterr().err
+    assert "File too large; once that is mended" in capsys.readouterr().err
     assert last.read_bytes() == before
     assert main([*FLAGS, "--resume"]) == 0
     assert outcome(folder / "results" / RUN) == whole
