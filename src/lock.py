@@ -3,6 +3,7 @@
 import fcntl
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 from src.errors import UserError, printable
@@ -22,8 +23,9 @@ class FolderLock:
         self._descriptor = None
         while self._descriptor is None:
             self._descriptor = self._take(folder)
-        os.ftruncate(self._descriptor, 0)
-        os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        with suppress(OSError):  # a full disk: the lock holds all the same
+            os.ftruncate(self._descriptor, 0)
+            os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}".encode())
 
     def _take(self, folder):
         """A locked descriptor of the file; None where its last owner has just removed the file."""

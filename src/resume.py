@@ -6,7 +6,7 @@ import torch
 
 from src.collect import difference_of_settings
 from src.errors import UserError, printable
-from src.run_folder import load_last, read_result
+from src.run_folder import APPENDED, load_last, read_result
 
 LAST = {"config": dict, "state": dict, "sizes": dict, "seconds": float}  # what last.pt holds
 DATA = ("input_dims", "input_lens", "data")  # of config.json, what the data set decides
@@ -30,7 +30,7 @@ def unfinished(path, config):
     if last is None:
         return None
     try:
-        if not all(isinstance(last[name], kind) for name, kind in LAST.items()):
+        if not all(isinstance(last[name], kind) for name, kind in LAST.items()) or set(last["sizes"]) != set(APPENDED):
             raise TypeError("it has other contents")
         there = last["config"]
         differences = [difference_of_settings(there, config)]

@@ -54,9 +54,13 @@ class RunFolder:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if self._log:
-            self._log.close()
-        self._lock.release()
+        try:
+            if self._log:
+                self._log.close()
+        except OSError as unwritten:
+            error = error or unwritten
+        finally:
+            self._lock.release()
         if isinstance(error, OSError):
             raise self._unwritable(error) from error
 
@@ -73,12 +77,12 @@ class RunFolder:
 
     def go_on(self, last):
         """Bring the files to where they were when `last`, the content of last.pt, was written."""
-        sizes = {self.path / name: size for name, size in last["sizes"].items()}
-        for path, size in sizes.items():
-            if not (isinstance(size, int) and path.is_file() and path.stat().st_size >= size >= 0):
-                raise UserError(f"{path} has lost lines since last.pt was written; leave out --resume to start afresh")
-        for path, size in sizes.items():
-            os.truncate(path, size)
+        there = {name: size for name, size in self._sizes().items() if size}
+        for name, size in last["sizes"].items():
+            if not (isinstance(size, int) and 0 <= size <= there.get(name, 0)):
+                raise UserError(f"{self.path / name} has lost lines since last.pt was written; leave out --resume")
+        for name in there:
+            os.truncate(self.path / name, last["sizes"][name])
         self._log = (self.path / "log.txt").open("a", encoding="utf-8", buffering=1)
 
     def log(self, *lines):
@@ -106,8 +110,7 @@ class RunFolder:
     def save_last(self, state, config, seconds):
         """Write last.pt: the state of a Progress, what it belongs to, and the seconds that it took."""
         keep(self._log)
-        sizes = {name: path.stat().st_size for name in APPENDED if (path := self.path / name).exists()}
-        self._save("last.pt", {"config": config, "state": state, "sizes": sizes, "seconds": seconds})
+        self._save("last.pt", {"config": config, "state": state, "sizes": self._sizes(), "seconds": seconds})
 
     def save_predictions(self, **arrays):
         """Write predictions.npz."""
@@ -120,6 +123,11 @@ class RunFolder:
         keep(self._log)
         self.write_json("result.json", result)
         (self.path / "last.pt").unlink(missing_ok=True)
+
+    def _sizes(self):
+        """The length of each file that lines are appended to, 0 where it has not been begun."""
+        paths = {name: self.path / name for name in APPENDED}
+        return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
 
     def _save(self, name, content):
         buffer = io.BytesIO()  # torch would not say what ails the disk

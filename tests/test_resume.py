@@ -20,6 +20,7 @@ from main import main
 from src import atomic
 from src.lock import FolderLock
 from src.run_folder import RunFolder
+from src.signals import Stopped
 from src.training_log import TrainingLog
 from tests.data_files import make_splits, write_dataset
 
@@ -112,6 +113,19 @@ def test_a_file_that_may_not_grow_leaves_the_last_checkpoint(folder, whole, caps
     assert outcome(folder / "results" / RUN) == whole
 
 
+@pytest.mark.parametrize("size", [0, 100, 3000])
+def test_files_that_may_hold_little(folder, capsys, size):
+    """log.txt and config.json are cut off then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        assert main(FLAGS) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert re.fullmatch("error: results cannot be written to .*: File too large; .*\n", capsys.readouterr().err)
+    assert main([*FLAGS, "--resume"]) == 0
+
+
 def test_a_write_that_is_cut_short_leaves_the_file_before(tmp_path, monkeypatch):
     path = tmp_path / "file"
     atomic.write_whole(path, b"before")
@@ -154,6 +168,24 @@ def test_a_signal_writes_a_checkpoint_and_names_what_goes_on(folder, whole, monk
     assert command[:2] == ["python", "main.py"]
     assert main(command[2:]) == 0
     assert "# goes on after epoch 1 and 2 batches of the next" in capsys.readouterr().out
+    assert outcome(folder / "results" / RUN) == whole
+
+
+def test_a_stop_in_the_first_epoch_and_a_death_before_its_checkpoint(folder, whole, monkeypatch):
+    """The line of the first epoch is there, and the checkpoint does not know it."""
+    def stop(log, *batch):
+        raise Stopped(signal.SIGTERM)
+
+    def die(*arguments):
+        raise OSError("died")
+    for name, cut_short, code in (("on_batch", stop, 143), ("on_epoch", TrainingLog.on_epoch, 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingLog, name, cut_short)
+            if code == 2:
+                patch.setattr(RunFolder, "save_last", die)
+            assert main([*FLAGS, "--resume"]) == code
+    assert (folder / "results" / RUN / "metrics.jsonl").read_text().count("\n") == 1
+    assert main([*FLAGS, "--resume"]) == 0
     assert outcome(folder / "results" / RUN) == whole
 
 
