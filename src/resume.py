@@ -30,9 +30,10 @@ def unfinished(path, config):
     if last is None:
         return None
     try:
-        if not all(isinstance(last[name], kind) for name, kind in LAST.items()) or set(last["sizes"]) != set(APPENDED):
-            raise TypeError("it has other contents")
         there = last["config"]
+        kinds = [isinstance(last[name], kind) for name, kind in LAST.items()]
+        if not all([*kinds, isinstance(there["environment"], dict)]) or set(last["sizes"]) != set(APPENDED):
+            raise TypeError("it has other contents")
         differences = [difference_of_settings(there, config)]
         differences += [f"{key} is {there[key]} and {config[key]}" for key in DATA if there[key] != config[key]]
     except (KeyError, TypeError, AttributeError) as error:
