@@ -7,7 +7,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from src.errors import UserError, printable
-from src.progress import Epoch, Evaluation, PartOfEpoch, Progress
+from src.training_progress import Epoch, Evaluation, PartOfEpoch, Progress
 from src.signals import Stopped
 
 NAMED_SAMPLES = 8  # of a batch that diverged
