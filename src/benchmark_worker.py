@@ -43,7 +43,7 @@ def build_ours(case, plain):
     from modules import cpu_kernels, side_by_side  # noqa: PLC0415 - and not the original's
     from src.memory import keep_freed_memory  # noqa: PLC0415
     from src.models import build_model  # noqa: PLC0415
-    from src.train import make_optimizer  # noqa: PLC0415
+    from src.training_progress import make_optimizer  # noqa: PLC0415
 
     if plain:
         cpu_kernels.library = lambda: None

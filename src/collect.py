@@ -5,9 +5,9 @@ from pathlib import Path
 from src.errors import UserError
 from src.models import MODELS
 from src.run_folder import read_result
-from src.tasks import task_of_result
 
-NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "log_interval"}
+NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "deterministic",
+                      "log_interval"}
 
 
 def difference_of_settings(one, other):
@@ -30,8 +30,6 @@ def collect(results_dir, dataset=None):
             continue  # moved aside by a later run
         try:
             run = {**read_result(folder), "folder": folder}
-            if not is_whole(run):
-                raise UserError(f"{path} is damaged; delete it or train the run again")
             place = (run["dataset"], "aligned" if run["aligned"] else "unaligned")
             if folder.parts[-4:-2] != place or folder.name != f"seed{run['seed']}":
                 raise UserError(f"{path} is of {' '.join(place)} seed{run['seed']}; put it there or delete it")
@@ -53,16 +51,3 @@ def collect(results_dir, dataset=None):
         place: dict(sorted(models.items(), key=lambda item: (order.index(item[1][0]["model"]), item[0])))
         for place, models in sorted(groups.items()) if models
     }, sorted(problems)
-
-
-def is_whole(result):
-    """Whether a result.json has what its readers rely on."""
-    try:
-        columns = set(task_of_result(result).columns.values())
-        return (
-            result["model"] in MODELS and 1 <= result["selected_epoch"] <= result["epochs"] and columns
-            and columns <= set(result["test"]) & set(result["trivial_baseline"]["test"])
-            and {"name"} <= set(result["trivial_baseline"]) and {"seed", "settings", "test_selected"} <= set(result)
-        )
-    except (KeyError, TypeError, AttributeError):
-        return False

@@ -4,12 +4,12 @@
     bash run_all.sh demo                        the built-in demo with one seed
     bash run_all.sh --datasets mosi --jobs 4 -- --num_epochs 20      what stands after -- goes to main.py
 
-A run that is finished with the same settings is skipped, so an interrupted grid goes on where it stopped.
+A run that is finished with the same settings is skipped, and one that was cut short goes on after its last epoch, so
+the same command goes on with an interrupted grid.
 """
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,14 +20,14 @@ import torch
 from tqdm import tqdm
 
 from src.ablations import ABLATIONS
-from src.collect import difference_of_settings
 from src.dataset import find_spec, missing_file_message
 from src.download import download
 from src.errors import Parser, UserError, run_command
 from src.models import MODELS
 from src.plots import make_figures
-from src.run_folder import read_result
+from src.resume import is_finished
 from src.settings import Settings, parse_flags, resolve
+from src.signals import Stopped, interrupted_by_signals
 from src.tables import write_tables
 
 ALIGNMENTS = {"both": (False, True), "aligned": (True,), "unaligned": (False,)}
@@ -52,13 +52,7 @@ class Run:
     @property
     def finished(self):
         """Whether its folder holds a result of these settings; UserError where it holds one of others."""
-        result = read_result(self.settings.run_path)
-        if result and (difference := difference_of_settings(result, {"settings": self.settings.recorded()})):
-            raise UserError(
-                f"{self.settings.run_path} holds a run of other settings ({difference}: there and asked for); give the "
-                "settings it has, or start afresh with another --results_dir or after deleting it"
-            )
-        return result is not None
+        return is_finished(self.settings.run_path, self.settings)
 
     def epochs_done(self):
         """How many epochs its folder records."""
@@ -204,8 +198,9 @@ def start(run, logs, environment):
     """Start a run, its console going to a file."""
     log = logs / (run.title.replace(" ", "-") + ".log")
     with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen([sys.executable, str(MAIN), *run.flags], stdout=file, stderr=subprocess.STDOUT,
-                                   env=environment)
+        process = subprocess.Popen([sys.executable, str(MAIN), *run.flags, "--resume"], stdout=file,
+                                   stderr=subprocess.STDOUT, env=environment,
+                                   process_group=0)  # Ctrl-C is for the grid, which stops its runs once
     return Job(run, process, log, time.time())
 
 
@@ -271,12 +266,12 @@ def run_grid(arguments):
 
 def main(argv=None):
     """Run the grid; returns the exit code: 0 if all is well, 1 if a run failed or data is missing, 2 for bad input."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end the runs too, as Ctrl-C does
     try:
-        return run_command(lambda: run_grid(parse_arguments(sys.argv[1:] if argv is None else argv)))
-    except KeyboardInterrupt:
-        print("# interrupted; the same command goes on with the runs that are left", file=sys.stderr)
-        return 130
+        with interrupted_by_signals():
+            return run_command(lambda: run_grid(parse_arguments(sys.argv[1:] if argv is None else argv)))
+    except Stopped as stopped:
+        print(f"# stopped by {stopped.signal}; the same command goes on with the runs that are left", file=sys.stderr)
+        return stopped.code
 
 
 if __name__ == "__main__":

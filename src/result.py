@@ -45,7 +45,7 @@ def environment(device):
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "cpu_kernels": "compiled" if library() else "none: there is no C++ compiler, and training on a CPU is slower",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),
         "git_commit": git_commit(),

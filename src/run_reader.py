@@ -3,14 +3,13 @@
 import json
 import math
 import re
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from src.errors import UserError
-from src.run_folder import read_result
+from src.run_folder import read_arrays, read_result
 from src.tasks import EmotionClassification, task_of_result
 
 LOSSES = ("train_loss", "valid_loss", "test_loss")
@@ -172,13 +171,9 @@ def read_seeds(folder):
 
 def read_predictions(path):
     """The test ids, predictions and labels of a predictions.npz."""
-    try:
-        with np.load(path) as arrays:
-            found = {name: arrays[f"test_{name}"] for name in ("ids", "predictions", "labels")}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing: --seeds pairs the predictions of the runs") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged; train the run again") from error
-    if len({len(array) for array in found.values()}) > 1:
-        raise UserError(f"{path} is damaged: it has not as many predictions as labels; train the run again")
+    arrays = read_arrays(path)
+    names = ("ids", "predictions", "labels")
+    found = {name: arrays[f"test_{name}"] for name in names if arrays.get(f"test_{name}", np.array(0)).ndim}
+    if len(found) < len(names) or len({len(array) for array in found.values()}) > 1:
+        raise UserError(f"{path} is damaged: it has not as many predictions as labels and ids; train the run again")
     return found

@@ -6,18 +6,20 @@ for any other. PMR takes the same rows: that is this project's choice, since its
 """
 
 import argparse
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 
 from src.dataset import DatasetSpec, find_spec
-from src.errors import Parser, UserError
+from src.errors import Parser, UserError, printable
 from src.models import MODELS, build_model, find_model, model_options
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
 DATA_DEVICES = ("auto", "cpu", "cuda")
+MOST_LAYERS = 1000
 
 
 def count(minimum, maximum=2**32 - 1):
@@ -75,7 +77,7 @@ class Settings:
     res_dropout: float = flag("dropout", 0.1, "on each branch before its residual", type=probability)
     out_dropout: float = flag("dropout", 0.0, "in the output block", type=probability)
 
-    nlevels: int = flag("architecture", 5, "layers D", type=count(1))
+    nlevels: int = flag("architecture", 5, "layers D", type=count(1, MOST_LAYERS))
     num_heads: int = flag("architecture", 5, "attention heads h", type=count(1))
     embed_dim: int = flag("architecture", 30, "width d that the modalities are projected to", type=count(1))
     kernel_l: int = flag("architecture", 1, "steps that the projection of language spans", type=count(1))
@@ -96,7 +98,7 @@ class Settings:
     message_form: str | None = flag("PMR", None, "weights of the message attention: lowrank or full")
     message_dim: int | None = flag("PMR", None, "width k of the message score", type=count(1))
     message_rank: int | None = flag("PMR", None, "rank r of lowrank message weights", type=count(1))
-    readout_layers: int | None = flag("PMR", None, "layers of the last encoder", type=count(1))
+    readout_layers: int | None = flag("PMR", None, "layers of the last encoder", type=count(1, MOST_LAYERS))
     pool: str | None = flag("PMR", None, "what is read of each segment: last (step) or mean")
 
     batch_size: int = flag("training", 24, "samples a step", type=count(1))
@@ -118,6 +120,8 @@ class Settings:
     results_dir: str = flag("run", "results", "folder of the results")
     name: str | None = flag("run", None, "name of the trial, added to the model's folder", type=folder_name)
     log_interval: int = flag("run", 30, "batches between two lines of the log", type=count(1))
+    deterministic: bool = flag("run", False, "the same numbers each time on a GPU too, if slower; a CPU's always are",
+                               action="store_true")
 
     @property
     def spec(self) -> DatasetSpec:
@@ -142,6 +146,13 @@ class Settings:
             "optim", "lr", "num_epochs", "when", "early_stop", "batch_size", "batch_chunk", "clip", "seed"
         )
         return {name: getattr(self, name) for name in names}
+
+    def check_batches(self, dataset):
+        """UserError where a batch is larger than the training data."""
+        if self.batch_size > (samples := len(dataset.splits["train"])):
+            raise UserError(
+                f"--batch_size {self.batch_size} is more than the {samples} training samples; give {samples} or less"
+            )
 
     def build_model(self, dataset):
         """The model for a data set, initialised from the seed; UserError where settings and data do not fit."""
@@ -184,7 +195,11 @@ def make_parser():
                                     help=f"MulT: keep the crossmodal fusion into {target} alone")
     groups["run"].add_argument("--no_cuda", action="store_true", help="the same as --device cpu")
     groups["run"].add_argument("--download", action="store_true", help="first fetch the data file if it is missing")
+    groups["run"].add_argument("--resume", action="store_true",
+                               help="go on where this run was cut short; one that is finished is left as it is")
     groups["run"].add_argument("--eval", metavar="DIR", help="evaluate the finished run of this folder again")
+    groups["run"].add_argument("--repeat", metavar="DIR",
+                               help="train the finished run of this folder again, in DIR.repeat, and compare")
     return parser
 
 
@@ -202,6 +217,8 @@ def parse_flags(argv):
 
 def resolve(flags):
     """Settings of the flags given, and {name: where its value came from}."""
+    if others := set(flags) - {f.name for f in fields(Settings)}:
+        raise UserError(f"--{', --'.join(sorted(others))} cannot be given here: it is no setting of a run")
     spec = find_spec(flags.get("dataset", Settings.dataset))
     try:
         model = find_model(flags.get("model", Settings.model))
@@ -220,6 +237,42 @@ def resolve(flags):
                "preset": (preset, "flag" if "preset" in flags else "default of the data set")}
     settings = Settings(**{name: value for name, (value, _) in values.items()})
     return settings, {name: values[name][1] for name in settings.recorded()}
+
+
+def read_settings(record, where):
+    """The Settings that `recorded` gave, from a file; UserError, naming it, where no flags give such."""
+    known = {f.name: f for f in fields(Settings)}
+    try:
+        for name, value in record.items():
+            if name not in known:
+                raise ValueError(f"there is no setting {name}")
+            check_setting(known[name], value)
+        if record["model"] not in MODELS:
+            raise ValueError(f"there is no model {record['model']}")
+        return Settings(**record)
+    except (ValueError, TypeError, KeyError, AttributeError, argparse.ArgumentTypeError) as error:
+        raise UserError(
+            f"{where} is damaged or was written by another version of this code: {printable(error)}"
+        ) from error
+
+
+def check_setting(setting, value):
+    """ValueError, or what its flag raises, where a value is not one for a field of Settings."""
+    allowed = setting.type if setting.type is not float else int | float
+    if not isinstance(value, allowed) or (isinstance(value, bool) and setting.type not in (bool, bool | None)):
+        raise ValueError(f"{setting.name} is {value!r}")
+    if value is not None and "type" in setting.metadata:
+        setting.metadata["type"](str(value))
+    if value not in setting.metadata.get("choices", (value,)) and value is not None:
+        raise ValueError(f"{setting.name} is {value!r}")
+
+
+def choose_arithmetic(deterministic):
+    """Make a GPU compute the same numbers each time, or let it be fast. It must be called before a GPU is used."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
 
 
 def find_device(name):

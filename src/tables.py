@@ -17,6 +17,7 @@ from src.ablations import ABLATIONS
 from src.collect import collect
 from src.errors import Parser, UserError, run_command
 from src.permutation import EXCHANGES, holm, p_values
+from src.run_folder import read_arrays
 from src.table_formats import write_table
 from src.tasks import LOWER_IS_BETTER, no_better_than, task_of_result
 
@@ -163,7 +164,7 @@ def compare_with_baseline(rows, runs, task):
         (a, truths, ids), (b, _, other_ids) = (
             read_predictions([folders[seed] for seed in seeds]) for folders in by_seed
         )
-    except (OSError, ValueError, KeyError):
+    except (UserError, ValueError, KeyError):
         return []
     if not seeds or ids != other_ids:
         return []
@@ -176,11 +177,11 @@ def read_predictions(folders):
     """Test predictions (S, N, output_dim), truths and ids of some runs; ValueError where their samples differ."""
     predictions, truths, ids = [], None, None
     for folder in folders:
-        with np.load(folder / "predictions.npz") as stored:
-            predictions.append(stored["test_predictions"])
-            if ids is not None and ids != stored["test_ids"].tolist():
-                raise ValueError(f"{folder} was tested on other samples")
-            truths, ids = stored["test_labels"], stored["test_ids"].tolist()
+        stored = read_arrays(folder / "predictions.npz")
+        predictions.append(stored["test_predictions"])
+        if ids is not None and ids != stored["test_ids"].tolist():
+            raise ValueError(f"{folder} was tested on other samples")
+        truths, ids = stored["test_labels"], stored["test_ids"].tolist()
     return np.stack(predictions), truths, ids
 
 

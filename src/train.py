@@ -2,46 +2,30 @@
 
 import math
 import time
-from dataclasses import dataclass
-from inspect import signature
 
 import torch
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from src.errors import UserError
+from src.errors import UserError, printable
+from src.signals import Stopped
+from src.training_progress import Epoch, Evaluation, PartOfEpoch, Progress
 
-SCHEDULER_FACTOR = 0.1
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A model on a split: the mean loss, the predictions (N, output_dim) on the CPU, and the metrics by name."""
-
-    loss: float
-    predictions: torch.Tensor
-    metrics: dict
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """An epoch's number and what its model does on the validation and test splits."""
-
-    number: int
-    valid: Evaluation
-    test: Evaluation
+NAMED_SAMPLES = 8  # of a batch that diverged
 
 
 def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1, clip, generator, device="cpu",
-                    on_batch=lambda i, samples, loss: None):
+                    part_done=None, on_batch=lambda i, samples, loss: None):
     """One pass over a split in an order drawn from `generator`; returns the mean loss of a sample.
 
     A batch may be computed in `batch_chunk` parts; the step is the same, dropout's draws apart. `on_batch` is told
-    each batch's number, size and loss. FloatingPointError where a loss is not finite.
+    each batch's number, size and loss; what it raises leaves in `part_done` what is done by then, and the pass goes on
+    after that if it is given again. FloatingPointError where a loss or gradient is not finite.
     """
     model.train()
-    total = 0.0
+    done = part_done or PartOfEpoch()
     for i, indices in enumerate(torch.randperm(len(split), generator=generator).split(batch_size)):
+        if i < done.batches:
+            continue
         optimizer.zero_grad()
         loss = 0.0
         for part in indices.chunk(batch_chunk):
@@ -50,13 +34,21 @@ def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1,
             share = task.loss(prediction, labels) * (len(part) / len(indices))
             share.backward()
             loss += share.item()
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss of batch {i} is {loss}")
-        clip_grad_norm_(model.parameters(), clip)
+        norm = clip_grad_norm_(model.parameters(), clip).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = f"the loss of batch {i} is {loss} and its gradient has norm {norm}"
+            before = "it is the first" if done.last_loss is None else f"the last finite loss was {done.last_loss:.4g}"
+            raise FloatingPointError(f"{what}; {before}; it has {named([split.ids[k] for k in indices])}")
         optimizer.step()
-        total += loss * len(indices)
+        done.batches, done.loss_sum, done.last_loss = i + 1, done.loss_sum + loss * len(indices), loss
         on_batch(i, len(indices), loss)
-    return total / len(split)
+    return done.loss_sum / len(split)
+
+
+def named(ids):
+    """The first of some samples by their ids, for a message."""
+    others = f" and {len(ids) - NAMED_SAMPLES} more" if len(ids) > NAMED_SAMPLES else ""
+    return f"the samples {', '.join(map(printable, ids[:NAMED_SAMPLES]))}{others}"
 
 
 @torch.no_grad()
@@ -69,52 +61,61 @@ def evaluate(model, split, task, *, batch_size, device="cpu"):
         prediction, _ = model(*features, padding)
         total += task.loss(prediction, labels).item() * len(indices)
         predictions.append(prediction.cpu())
-    if not math.isfinite(total):
-        raise FloatingPointError(f"the loss of an evaluation is {total}")
     predictions = torch.cat(predictions)
+    if not math.isfinite(total):
+        broken = (~predictions.isfinite()).any(dim=1).nonzero().flatten()
+        raise FloatingPointError(f"an evaluation has the loss {total}, from {named([split.ids[k] for k in broken])}")
     return Evaluation(total / len(split), predictions, task.metrics(predictions, split.labels))
 
 
-def make_optimizer(parameters, optim, lr):
-    """The torch optimizer of that name, all parameters updated in one pass where torch can."""
-    kind = getattr(torch.optim, optim)
-    return kind(parameters, lr=lr, **({"fused": True} if "fused" in signature(kind).parameters else {}))
-
-
 def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, batch_chunk, clip, seed, device="cpu",
-        on_batch=lambda *batch: None, on_epoch=lambda *epoch: None, on_best=lambda epoch: None):
+        state=None, on_resume=lambda progress: None, on_batch=lambda *batch: None, on_epoch=lambda *epoch: None,
+        on_progress=lambda progress: None, on_best=lambda epoch: None):
     """Train a model and return two Epochs: that of the lowest validation loss, and that of the lowest test loss.
 
     Only the first may be reported as a result; the second is what test-selected figures in the literature are. The
     learning rate falls to a tenth after `when` epochs without a lower validation loss, and after `early_stop` of
-    them (0: never) training ends. `on_batch(epoch, i, samples, loss)` follows each batch, `on_epoch(Epoch,
-    train_loss, lr, seconds)` each epoch, `on_best(epoch)` each epoch that is the best so far.
+    them (0: never) training ends. With the `state` of an earlier Progress it goes on from there, after
+    `on_resume(progress)`.
+
+    `on_batch(epoch, i, samples, loss)` follows each batch, `on_epoch(Epoch, train_loss, lr, seconds)` each epoch; then
+    `on_progress(progress)`, which can write down its state, and last `on_best(epoch)` if the model is the best so far.
+    A process may die between these two: with a state in which the model is the best, `on_best` comes first of all.
+    Stopped, raised by `on_batch`, passes through after an `on_progress` in the middle of the epoch.
     """
-    optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], optim, lr)
-    scheduler = ReduceLROnPlateau(optimizer, patience=when, factor=SCHEDULER_FACTOR)
-    generator = torch.Generator().manual_seed(seed)
-    selected = best_on_test = None
-    for number in range(1, num_epochs + 1):
-        start, lr = time.time(), optimizer.param_groups[0]["lr"]
+    progress = Progress(model, optim=optim, lr=lr, when=when, seed=seed, device=device)
+    if state is not None:
+        try:
+            progress.load(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise UserError("the training that was written down does not fit this model; leave out --resume") from error
+        on_resume(progress)
+        if progress.just_selected:
+            on_best(progress.epochs)
+    while progress.epochs < num_epochs and not (
+        early_stop and progress.epochs and progress.epochs - progress.selected.number >= early_stop
+    ):
+        number, lr, start = progress.epochs + 1, progress.lr, time.time() - progress.part.seconds
         try:
             train_loss = train_one_epoch(
-                model, dataset.splits["train"], dataset.task, optimizer, batch_size=batch_size,
-                batch_chunk=batch_chunk, clip=clip, generator=generator, device=device,
+                model, dataset.splits["train"], dataset.task, progress.optimizer, batch_size=batch_size,
+                batch_chunk=batch_chunk, clip=clip, generator=progress.order, device=device, part_done=progress.part,
                 on_batch=lambda *batch, number=number: on_batch(number, *batch),
             )
             epoch = Epoch(number, *(
-                evaluate(model, dataset.splits[name], dataset.task, batch_size=batch_size, device=device)
+                evaluate(model, dataset.splits[name], dataset.task, batch_size=math.ceil(batch_size / batch_chunk),
+                         device=device)
                 for name in ("valid", "test")
             ))
         except FloatingPointError as error:
             raise UserError(f"training diverged in epoch {number}: {error}; try a smaller --lr or --clip") from error
-        scheduler.step(epoch.valid.loss)
+        except Stopped:
+            progress.part.seconds = time.time() - start
+            on_progress(progress)
+            raise
+        progress.finish(epoch)
         on_epoch(epoch, train_loss, lr, time.time() - start)
-        if selected is None or epoch.valid.loss < selected.valid.loss:
-            selected = epoch
+        on_progress(progress)
+        if progress.just_selected:
             on_best(number)
-        if best_on_test is None or epoch.test.loss < best_on_test.test.loss:
-            best_on_test = epoch
-        if early_stop and number - selected.number >= early_stop:
-            break
-    return selected, best_on_test
+    return progress.selected, progress.best_on_test

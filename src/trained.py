@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 from src.dataset import load_dataset
-from src.errors import UserError
+from src.errors import UserError, printable
+from src.failures import explained
+from src.result_schema import is_count
 from src.run_folder import load_checkpoint
-from src.settings import Settings, find_device
+from src.settings import find_device, read_settings
 
 
 def load_trained(folder, **changes):
@@ -16,16 +18,19 @@ def load_trained(folder, **changes):
     """
     checkpoint = load_checkpoint(folder)
     try:
-        settings = replace(Settings(**checkpoint["config"]["settings"]), **changes)
-        state, epoch = checkpoint["model"], checkpoint["epoch"]
+        recorded, state, epoch = checkpoint["config"]["settings"], checkpoint["model"], checkpoint["epoch"]
+        if not is_count(epoch):
+            raise TypeError("its epoch is no number")
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/checkpoint.pt was written by another version of this code: {error}") from error
+    settings = replace(read_settings(recorded, f"{folder}/checkpoint.pt"), **changes)
     device = find_device(settings.device)
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
-    model = settings.build_model(dataset).to(device)
+    with explained(f"the model of {folder} does not fit on {device}"):
+        model = settings.build_model(dataset).to(device)
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = printable(" ".join(str(error).split()))
         raise UserError(f"{folder}/checkpoint.pt does not fit the data or the code: {reason}") from error
     return model.eval(), dataset, settings, epoch

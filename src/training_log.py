@@ -18,9 +18,10 @@ class TrainingLog:
         self.log_interval = settings.log_interval
         batches = len(dataset.splits["train"]) / settings.batch_size
         self.printed_batches = int(batches)  # the original leaves the last, smaller one out of its count
+        self.batches = -int(-batches // 1)
         self.epochs = 0
         self.bar = tqdm(
-            total=settings.num_epochs * -int(-batches // 1), disable=not sys.stderr.isatty(), leave=False,
+            total=settings.num_epochs * self.batches, disable=not sys.stderr.isatty(), leave=False,
             unit="batch", dynamic_ncols=True, desc=f"{settings.model} on {settings.dataset}",
         )
         self._start_interval()
@@ -40,6 +41,16 @@ class TrainingLog:
             *(f"# {name} = {value}  ({sources[name]})" for name, value in settings.recorded().items()),
             *(f"# {name}: {value}" for name, value in environment(device).items()),
             f"# parameters: {parameter_count(model):,}",
+        )
+
+    def go_on(self, progress, changes):
+        """Say where a run that was cut short goes on, and what `changes` there are of what it runs on."""
+        batches = progress.part.batches
+        self.epochs = progress.epochs
+        self.bar.update(self.epochs * self.batches + batches)
+        self.run.log(
+            f"# goes on after epoch {self.epochs}" + (f" and {batches} batches of the next" if batches else ""),
+            *(f"# {change}: before and now; the last bits of the numbers may differ" for change in changes),
         )
 
     def on_batch(self, epoch, i, samples, loss):
@@ -69,7 +80,10 @@ class TrainingLog:
         self.bar.set_postfix(epoch=epoch.number, valid_loss=f"{epoch.valid.loss:.4f}")
         self._start_interval()
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
         """Take the progress bar off the terminal."""
         self.bar.close()
 

@@ -35,11 +35,20 @@ def write_run(root, dataset="mosi", aligned=False, model="PMR", seed=1111, noise
     path.mkdir(parents=True)
     np.savez(path / "predictions.npz", test_predictions=predictions, test_labels=truth,
              test_ids=[f"sample{i}" for i in range(samples)])
-    (path / "result.json").write_text(json.dumps({
-        "format": 1, "model": "PMR" if model.startswith("PMR-") else model, "dataset": dataset, "aligned": aligned,
-        "seed": seed,
-        "epochs": 1, "selected_epoch": 1, "test": shown, "no_better_on": no_better_than(task, metrics, trivial),
-        "trivial_baseline": {"name": task.trivial_baseline, "test": split_metrics(Evaluation(1.0, None, trivial))},
-        "test_selected": {"epoch": 1, "test": shown}, "settings": {"lr": 0.001, "seed": seed, **settings},
-    }))
+    (path / "result.json").write_text(json.dumps(result_content(
+        shown, model="PMR" if model.startswith("PMR-") else model, dataset=dataset, aligned=aligned, seed=seed,
+        no_better_on=no_better_than(task, metrics, trivial),
+        trivial_baseline={"name": task.trivial_baseline, "test": split_metrics(Evaluation(1.0, None, trivial))},
+        settings={"lr": 0.001, "seed": seed, **settings},
+    )))
     return path
+
+
+def result_content(test, **changes):
+    """What result.json holds of a run with these test metrics, after one epoch."""
+    return {
+        "format": 1, "model": "PMR", "dataset": "mosi", "aligned": False, "seed": 1, "parameters": 1234567, "epochs": 1,
+        "selected_epoch": 1, "valid": test, "test": test, "no_better_on": [],
+        "trivial_baseline": {"name": "train mean", "test": test}, "test_selected": {"epoch": 1, "test": test},
+        "seconds": 1.5, "environment": {}, "settings": {}, **changes,
+    }

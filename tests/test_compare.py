@@ -14,6 +14,7 @@ from src.comparison import compare, compare_seeds, largest
 from src.eval_metrics import EMOTIONS, emotion_metrics, sentiment_metrics
 from src.run_reader import read_run, read_seeds
 from tests.data_files import make_splits, write_dataset
+from tests.run_files import result_content
 
 RULE = "-" * 50
 SENTIMENT_END = f"""\
@@ -84,9 +85,7 @@ def write_run(folder, losses=((1.3, 1.2, 1.1), (1.0, 0.95, 0.9)), test=TEST, fin
     ))
     (folder / "log.txt").write_text(OUR_HEAD + STOCK_EPOCHS + SENTIMENT_END)
     if finished:
-        (folder / "result.json").write_text(json.dumps(
-            {"format": 1, "dataset": dataset, "parameters": 1234567, "test": test, "settings": settings}
-        ))
+        (folder / "result.json").write_text(json.dumps(result_content(test, dataset=dataset, settings=settings)))
     return folder
 
 
@@ -203,9 +202,8 @@ def test_settings_of_a_log_head_and_of_a_result_agree(tmp_path, write, capsys):
     assert [line.split() for line in settings] == [["attn_mask", "True", "-"], ["name", "None", "-"]]
 
 
-@pytest.mark.parametrize("undefined", [None, float("nan")])
-def test_nan_is_no_verdict(tmp_path, write, capsys, undefined):
-    a = write_run(tmp_path / "a", test=TEST | {"corr": undefined})
+def test_nan_is_no_verdict(tmp_path, write, capsys):
+    a = write_run(tmp_path / "a", test=TEST | {"corr": None})
     nan_log = STOCK_LOG.replace("Coefficient:  0.7", "Coefficient:  nan").replace("Valid Loss 0.9500", "Valid Loss nan")
     text = output(capsys, a, write("b", nan_log))
     assert cells(text, "corr") == ["corr", "nan", "nan", "0", "="]
@@ -338,7 +336,8 @@ def write_seed(model_folder, seed, noise, samples=40, emotions=None, **result):
         test = sentiment_metrics(predictions, labels)
     path = model_folder / f"seed{seed}"
     path.mkdir(parents=True)
-    (path / "result.json").write_text(json.dumps({"format": 1, "dataset": "mosi", "test": test} | result))
+    test = {key: None if np.isnan(value) else value for key, value in test.items()}
+    (path / "result.json").write_text(json.dumps(result_content(test, **result)))
     save_predictions(path, predictions, labels, [f"id{i}" for i in range(samples)])
     return path
 
@@ -418,7 +417,7 @@ def test_seeds_on_other_samples_are_errors(tmp_path, capsys, changed, words):
     (lambda run: (run / "predictions.npz").write_bytes(b""), "predictions.npz is damaged"),
     (lambda run: np.savez(run / "predictions.npz", test_ids=[1]), "predictions.npz is damaged"),
     (lambda run: save_predictions(run, [1.0], [1.0, 2.0], ["a", "b"]), "predictions.npz is damaged"),
-    (lambda run: (run / "result.json").write_text('{"format": 1}'), "do not fit"),
+    (lambda run: (run / "result.json").write_text('{"format": 1}'), "result.json is damaged"),
     (lambda run: (run / "result.json").unlink(), "holds no finished seed<k> run"),
     (lambda run: run.rename(run.parent / "seed7"), "no pair of runs with the same seed"),
 ])

@@ -14,6 +14,7 @@ from src import grid, sources
 from src.collect import difference_of_settings
 from src.errors import UserError
 from tests.data_files import make_splits, write_dataset
+from tests.run_files import result_content
 from tests.web_server import serving
 from tests.zips import make_zip
 
@@ -97,8 +98,8 @@ def test_a_grid_ends_in_tables_and_goes_on_where_it_stopped(folder, capfd):
         assert (result == first[name]) == (name != "mine/unaligned/PMR/seed2")  # only its times are new
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_grid_ends_its_runs(folder, sent):
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_grid_ends_its_runs(folder, sent, code):
     command = [sys.executable, "-m", "src.grid", *arguments("--models", "MulT", "--seeds", "1", "2"),
                "--num_epochs", "500"]
     process = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=folder,
@@ -109,11 +110,12 @@ def test_an_interrupted_grid_ends_its_runs(folder, sent):
             break
         time.sleep(0.1)
     process.send_signal(sent)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=60) == code
     assert b"the same command goes on" in process.stderr.read()
     epochs = started.read_text()
     time.sleep(1)
     assert started.read_text() == epochs
+    assert (started.parent / "last.pt").is_file()  # with which it goes on
     assert results(folder) == {}
 
 
@@ -193,6 +195,8 @@ def test_a_run_of_other_settings_is_not_finished(folder):
     assert not run.finished
     path = run.settings.run_path
     path.mkdir(parents=True)
-    (path / "result.json").write_text(json.dumps({"format": 1, "settings": run.settings.recorded() | {"lr": 3.0}}))
+    result = result_content({"loss": 1, "mae": 1, "corr": 1, "acc7": 1, "acc2": 1, "f1_stock": 1},
+                            settings=run.settings.recorded() | {"lr": 3.0})
+    (path / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match=r"lr is 3\.0 and 0\.001"):
         _ = run.finished

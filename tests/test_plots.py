@@ -299,7 +299,8 @@ def edit_checkpoint(path, change):
     (lambda run: (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines()[0]), [],
      "metrics.jsonl is damaged"),
     (lambda run: edit_json(run / "result.json", lambda x: (
-        x.update(test={"loss": 1, "A_acc": 1, "A_f1": 1}), x["trivial_baseline"]["test"].update(A_acc=1, A_f1=1)
+        x.update({split: {"loss": 1, "A_acc": 1, "A_f1": 1} for split in ("valid", "test")}),
+        x["test_selected"].update(test=x["test"]), x["trivial_baseline"]["test"].update(A_acc=1, A_f1=1)
     )), [], "the runs on mine, unaligned are of different tasks"),
     (lambda run: (run / "checkpoint.pt").unlink(), [], "checkpoint.pt is missing"),
     (lambda run: (run / "checkpoint.pt").write_bytes(b"PK"), [], "is damaged or not a checkpoint"),

@@ -128,9 +128,25 @@ def test_training_learns_and_repeats_itself(task):
     assert once[-1][0] < once[0][0]
 
 
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_divergence_is_an_error_and_not_a_result(split):
+@pytest.mark.parametrize("split, words", [
+    ("train", r"the loss of batch \d is nan .* finite loss was \d.* has the samples .*\b4\b.* try a smaller --lr"),
+    ("valid", r"an evaluation has the loss nan, from the samples 4; try a smaller --lr or --clip"),
+])
+def test_divergence_names_epoch_batch_and_samples_and_is_no_result(split, words):
     dataset = make_dataset(SentimentRegression())
-    dataset.splits[split].features[0][:] = float("nan")
-    with pytest.raises(UserError, match=r"training diverged in epoch 1: .*nan; try a smaller --lr"):
-        train.fit(Linear(), dataset, **fit_options())
+    dataset.splits[split].features[0][4] = float("nan")
+    with pytest.raises(UserError, match=f"training diverged in epoch 1: {words}"):
+        train.fit(Linear(), dataset, **fit_options(batch_size=4))
+
+
+def test_a_gradient_that_is_not_finite_ends_training_before_its_step():
+    class Explosive(Linear):
+        def forward(self, *inputs):
+            prediction, hidden = super().forward(*inputs)
+            prediction.register_hook(lambda gradient: gradient * float("inf"))
+            return prediction, hidden
+    model = Explosive()
+    before = model.linear.weight.clone()
+    with pytest.raises(UserError, match=r"batch 0 is \d.* and its gradient has norm (inf|nan); it is the first"):
+        train.fit(model, make_dataset(SentimentRegression()), **fit_options())
+    assert torch.equal(model.linear.weight, before)
