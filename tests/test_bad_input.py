@@ -153,7 +153,7 @@ FLAGS = [  # after SMALL, unless they name another data set
     ("--model PMR --message_form wide", "message_form"),
     ("--name a/b", "'a/b' cannot be part of a folder's name"),
     ("--dataset ../mine", "--dataset '../mine' is not a name"),
-    ("--dataset mosei", "data/mosei_senti_data_noalign.pkl is missing: get the MulT"),
+    ("--dataset mosei", "data/mosei_senti_data_noalign.pkl is missing: python -m src.download"),
     ("--dataset yours", "data/yours_data_noalign.pkl is missing: put it there"),
     ("--eval", "argument --eval: expected one argument"),
     (f"--eval {DONE}", "--eval takes its settings from the run: leave out --batch_size, --dataset"),
@@ -161,7 +161,7 @@ FLAGS = [  # after SMALL, unless they name another data set
 ]
 FOLDERS = [
     ("--data_path nowhere", "nowhere/mine_data_noalign.pkl is missing", None),
-    ("--data_path data/mine_data.pkl", "data/mine_data.pkl/mine_data_noalign.pkl", None),
+    ("--data_path data/other.pkl", "data/other.pkl/mine_data_noalign.pkl is missing", None),
     ("", "data/mine_data_noalign.pkl", lambda folder: (
         (folder / "data/mine_data_noalign.pkl").unlink(), (folder / "data/mine_data_noalign.pkl").mkdir())),
     ("--aligned", "data/mine_data.pkl is missing, but mine_data_noalign.pkl is there: leave out --aligned",
@@ -251,8 +251,9 @@ CASES = [
 
 
 def snapshot(folder):
-    """Every path under a folder with the content of the files."""
-    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+    """Every path under a folder with the content of the files, but for converted data."""
+    paths = (path for path in folder.rglob("*") if not any(part.endswith(".cache") for part in path.parts))
+    return {path: path.read_bytes() if path.is_file() else None for path in paths}
 
 
 @pytest.mark.parametrize("command, words, spoil", CASES)

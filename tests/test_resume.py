@@ -18,6 +18,7 @@ import torch
 
 from main import main
 from src import atomic
+from src.dataset import find_spec, load_dataset
 from src.lock import FolderLock
 from src.run_folder import RunFolder
 from src.signals import Stopped
@@ -31,9 +32,10 @@ RUN = "mine/unaligned/MulT/seed1111"
 
 
 def give_data(folder):
-    """The data set `mine`, in data/."""
+    """The data set `mine`, in data/, read once, so that no run has to convert it."""
     (folder / "data").mkdir()
     write_dataset(folder / "data", "mine", make_splits(), aligned=False)
+    load_dataset(find_spec("mine"), folder / "data")
 
 
 @pytest.fixture
