@@ -8,6 +8,7 @@ from src.errors import UserError, run_command
 from src.result import check_reproduced, make_result
 from src.run_folder import RunFolder, read_result
 from src.settings import find_device, parse_flags, resolve
+from src.stock_checkpoint import initialise
 from src.train import evaluate, fit
 from src.trained import load_trained
 from src.training_log import TrainingLog, result_lines
@@ -36,6 +37,8 @@ def train(flags):
     device = find_device(settings.device)
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned)
     model = settings.build_model(dataset).to(device)
+    if settings.init_from:
+        initialise(model, settings.init_from)
 
     run = RunFolder(settings.run_path)
     log = TrainingLog(run, settings, dataset)

@@ -32,7 +32,10 @@ SERIES = (
         ("today.py", "data_pickle.py"),
         {
             "main.py": {5: "from src.today import DataLoader"},
-            "modules/position_embedding.py": {75: "        positions = positions.contiguous()"},
+            "modules/position_embedding.py": {
+                19: "    getattr(make_positions, buf_name).resize_(0)  # torch warns where it grows a buffer in use",
+                75: "        positions = positions.contiguous()",
+            },
             "src/dataset.py": {6: "from src import data_pickle as pickle"},
             "src/train.py": {18: "from src.today import ReduceLROnPlateau"},
             "src/utils.py": {
