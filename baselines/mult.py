@@ -2,7 +2,9 @@
 
 State dict names are those of the public repository, so its weights load as they are. Quirks of it that are kept:
 memory encoders have at least 3 layers; padding takes part in attention; the "causal" mask is nearly vacuous where
-lengths differ; with `only`, all three memory encoders stay in the state dict, two of them idle (frozen here).
+lengths differ; with `only`, all three memory encoders stay in the state dict, two of them idle (frozen here); a memory
+encoder gives no position to a step whose first feature is exactly 0, as it is before the first update of the biases
+where target and visible source are padding.
 """
 
 import torch
@@ -70,8 +72,9 @@ class MulT(MultimodalModel):
                 )
                 for source in other_modalities(target)
             ]
+            crossmodal = torch.cat(crossmodal, dim=-1)  # (B, T_t, 2d)
             memory = self.get_submodule(f"trans_{target}_mem")(
-                torch.cat(crossmodal, dim=-1), hidden_padding=hidden_padding[target]  # (B, T_t, 2d)
+                crossmodal, padding=crossmodal[..., 0] == 0, hidden_padding=hidden_padding[target]
             )
             last.append(memory[:, -1])  # (B, 2d)
         hidden = torch.cat(last, dim=-1)
