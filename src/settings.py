@@ -108,7 +108,7 @@ class Settings:
                      type=count(0))
     early_stop: int = flag("training", 0, "epochs without a better validation loss before the run ends; 0 is never",
                            type=count(0))
-    init_from: str | None = flag("training", None, "checkpoint to start from: the original MulT's own, or any state dict",
+    init_from: str | None = flag("training", None, "checkpoint to start from: the original's own, or any state dict",
                                  metavar="FILE")
     seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
 

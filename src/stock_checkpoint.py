@@ -74,7 +74,7 @@ BUILDERS = {
 
 
 class InertUnpickler(pickle.Unpickler):
-    """An unpickler for which all names but those in BUILDERS and DTYPES are Inert. It notes the dtype of each storage."""
+    """An unpickler to which all names but those in BUILDERS and DTYPES are Inert. It notes each storage's dtype."""
 
     def __init__(self, file):
         super().__init__(file, encoding="latin1")
@@ -182,7 +182,7 @@ def initialise(model, path):
     ]
     if faults:
         raise UserError(
-            f"--init_from: {path} does not fit: {'; '.join(faults)}. Give the model and the architecture it was trained "
-            "with (of the original MulT, --preset stock has the defaults)"
+            f"--init_from: {path} does not fit: {'; '.join(faults)}. Give the model and the architecture it was "
+            "trained with (of the original MulT, --preset stock has the defaults)"
         )
     model.load_state_dict(state)
