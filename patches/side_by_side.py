@@ -101,9 +101,13 @@ class Sides:
         self.arguments, self.spec, self.folder = arguments, spec, folder
         shutil.copytree(arguments.checkout, folder / "stock",
                         ignore=shutil.ignore_patterns(".git", "data", "pre_trained_models", "__pycache__"))
-        patches = [PATCHES / patch.name for patch in SERIES]
-        subprocess.run(["git", "apply", "--unidiff-zero", *patches], cwd=folder / "stock", check=True,
-                       env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder)})
+        applied = subprocess.run(
+            ["git", "apply", "--unidiff-zero", *(PATCHES / patch.name for patch in SERIES)], cwd=folder / "stock",
+            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder)}, capture_output=True, text=True, check=False,
+        )
+        if applied.returncode:
+            reason = last_line(applied)
+            raise UserError(f"{arguments.checkout} does not take the patches: {reason}; give a clean checkout")
         self._give_data()
 
     def _give_data(self):
@@ -141,7 +145,12 @@ class Sides:
                                    stdin=subprocess.DEVNULL, text=True, check=False)
         if ended.returncode:
             side = "ours" if root == ROOT else "the patched original"
-            raise UserError(f"{side} failed: {printable(ended.stderr.strip().splitlines()[-1:])}")
+            raise UserError(f"{side} failed: {last_line(ended)}")
+
+
+def last_line(ended):
+    """The last thing that an ended process complained of."""
+    return printable((ended.stderr.strip().splitlines() or ["it says nothing"])[-1])
 
 
 def read_records(path):
@@ -169,7 +178,7 @@ def compare_exactly(sides):
     initial, moved = (sides.folder / name for name in ("initial.pt", "moved.pt"))
     stock_log, stock = sides.stock("exact", SEED, "--order_seed", SEED, "--save_initial", initial, *WITHOUT_DROPOUT)
     ours_log, ours = sides.ours("exact", SEED, "--init_from", initial, *WITHOUT_DROPOUT)
-    torch.save({name: w.nextafter(torch.tensor(torch.inf)) for name, w in load_state(initial).items()}, moved)
+    torch.save({name: weights * (1 + 2**-23) for name, weights in load_state(initial).items()}, moved)  # 0 stays 0
     _, control = sides.ours("control", SEED, "--init_from", moved, *WITHOUT_DROPOUT)
 
     a, b = ({**read_run(log), "name": log.name} for log in (stock_log, ours_log))

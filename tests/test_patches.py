@@ -216,6 +216,12 @@ def test_bad_arguments_are_one_line(checkout, capsys, arguments, words):
     assert captured.out == ""
 
 
+def test_a_checkout_with_files_of_its_own_is_refused(checkout, capsys):
+    (checkout / "src/today.py").write_text("")
+    assert side_by_side.main([str(checkout), "--dataset", "demo"]) == 2
+    assert re.fullmatch(r"error: .* does not take the patches: .*; give a clean checkout\n", capsys.readouterr().err)
+
+
 def test_the_script_reports_bad_arguments():
     ended = subprocess.run(["bash", ROOT / "patches/side_by_side.sh", "nowhere", "--dataset", "demo"], check=False,
                            capture_output=True, text=True, env={**os.environ, "VIRTUAL_ENV": sys.prefix})
