@@ -20,6 +20,7 @@ from src.resume import differences_of_environment, fingerprint, is_finished, unf
 from src.run_folder import RunFolder, read_result
 from src.settings import choose_arithmetic, find_data_device, find_device, parse_flags, resolve
 from src.signals import Stopped, StopSignals
+from src.stock_checkpoint import initialise
 from src.train import evaluate, fit
 from src.trained import load_trained
 from src.training_log import TrainingLog, result_lines
@@ -63,6 +64,8 @@ def train(settings, sources, path, resume=False):
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     with explained("the model does not fit; try a smaller --embed_dim or --nlevels"):
         model = settings.build_model(dataset).to(device)
+    if settings.init_from:
+        initialise(model, settings.init_from)
     settings.check_batches(dataset)
     config = {
         "settings": settings.recorded(), "input_dims": dataset.input_dims, "input_lens": dataset.input_lens,

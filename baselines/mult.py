@@ -2,7 +2,9 @@
 
 State dict names are those of the public repository, so its weights load as they are. Quirks of it that are kept:
 memory encoders have at least 3 layers; padding takes part in attention; the "causal" mask is nearly vacuous where
-lengths differ; with `only`, all three memory encoders stay in the state dict, two of them idle (frozen here).
+lengths differ; with `only`, all three memory encoders stay in the state dict, two of them idle (frozen here); a memory
+encoder gives no position to a step whose first feature is exactly 0, as it is before the first update of the biases
+where target and visible source are padding.
 """
 
 import torch
@@ -73,7 +75,7 @@ class MulT(MultimodalModel):
         fused = {t: torch.cat([crossmodal[t, s] for s in other_modalities(t)], dim=-1) for t in self.targets}
         memory = side_by_side(
             (self.get_submodule(f"trans_{target}_mem") for target in self.targets),
-            ((fused[target], None, None, None, hidden_padding[target], LAST) for target in self.targets),
+            ((fused[t], None, fused[t][..., 0] == 0, None, hidden_padding[t], LAST) for t in self.targets),
         )  # (B, 1, 2d)
         hidden = torch.cat(memory, dim=-1).squeeze(1)  # (B, 2d per target)
         return self.read_out(hidden), hidden

@@ -111,6 +111,8 @@ class Settings:
                      type=count(0))
     early_stop: int = flag("training", 0, "epochs without a better validation loss before the run ends; 0 is never",
                            type=count(0))
+    init_from: str | None = flag("training", None, "checkpoint to start from: the original's own, or any state dict",
+                                 metavar="FILE")
     seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
 
     device: str = flag("run", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")

@@ -12,7 +12,7 @@ from src.eval_metrics import emotion_metrics, sentiment_metrics
 from src.models import build_model
 
 GOLDEN = Path(__file__).parent / "golden"
-SINGLE_STEP = ("mult_unaligned", "mult_aligned_nomask", "mult_iemocap", "mult_vonly")
+SINGLE_STEP = ("mult_unaligned", "mult_aligned_nomask", "mult_iemocap", "mult_vonly", "mult_fresh")
 
 
 def draw_case(name):
@@ -35,7 +35,8 @@ def draw_case(name):
             state[key] = tensor(random.uniform(-bound, bound, old.shape))
         else:
             is_norm_weight = "layer_norm" in key and key.endswith("weight")
-            state[key] = tensor(random.uniform(-0.1, 0.1, old.shape) + is_norm_weight)
+            drawn = random.uniform(-0.1, 0.1, old.shape)
+            state[key] = tensor((0 * drawn if config.get("fresh") else drawn) + is_norm_weight)
     model.load_state_dict(state, strict=True)
 
     samples = config["batch"] * config.get("steps", 1)
@@ -44,6 +45,9 @@ def draw_case(name):
         for steps, width in zip(config["lens"], config["orig_dims"], strict=True)
     ]
     inputs[0][0, :2] = inputs[1][0, :3] = inputs[2][1, -2:] = 0
+    if config.get("fresh"):  # without biases, steps that are padding in every modality stay 0 up to the memory encoders
+        for x in inputs:
+            x[2, :2] = 0
     if config["output_dim"] == 8:
         labels = torch.from_numpy(random.randint(0, 2, (samples, 4)))
     else:
