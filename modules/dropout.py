@@ -1,8 +1,8 @@
-"""Dropout by itself, of a relu, and added to a residual stream: one pass each where cpu_kernels can do it."""
+"""Dropout by itself, of a relu, and added to a residual stream: one pass each where a CPU kernel can do it."""
 
 from torch import nn
 
-from modules import cpu_kernels
+from modules.cpu_kernels import add_dropout, dropout, relu_dropout, usable
 
 
 class Dropout(nn.Dropout):
@@ -10,15 +10,15 @@ class Dropout(nn.Dropout):
 
     def forward(self, x):
         """Dropout(x), any shape."""
-        return cpu_kernels.dropout(x, self.p) if self._by_kernel(x) else super().forward(x)
+        return dropout(x, self.p) if self._by_kernel(x) else super().forward(x)
 
     def of_relu(self, x):
         """Dropout(relu(x)), any shape."""
-        return cpu_kernels.relu_dropout(x, self.p) if self._by_kernel(x) else super().forward(x.relu())
+        return relu_dropout(x, self.p) if self._by_kernel(x) else super().forward(x.relu())
 
     def added_to(self, x, branch):
         """x + Dropout(branch), both of one shape."""
-        return cpu_kernels.add_dropout(x, branch, self.p) if self._by_kernel(branch) else x + super().forward(branch)
+        return add_dropout(x, branch, self.p) if self._by_kernel(branch) else x + super().forward(branch)
 
     def _by_kernel(self, x):
-        return self.training and self.p > 0 and cpu_kernels.usable(x)
+        return self.training and self.p > 0 and usable(x)

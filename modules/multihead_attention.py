@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modules import cpu_kernels
+from modules.cpu_kernels import WIDEST_HEAD, attention, usable
 from modules.side_by_side import Linear, linear
 
 
@@ -34,8 +34,8 @@ def attend(q, k, v, allowed, dropout):
     q, k, v = (x.flatten(0, -4) for x in (q, k, v))  # (S, h, T, c)
     if allowed is not None and allowed.dim() > 4:
         allowed = allowed.flatten(0, -4)  # (S, 1, T_t, T_s)
-    if cpu_kernels.usable(q) and q.size(-1) <= cpu_kernels.WIDEST_HEAD:
-        attended = cpu_kernels.attention(q, k, v, allowed, dropout)
+    if usable(q) and q.size(-1) <= WIDEST_HEAD:
+        attended = attention(q, k, v, allowed, dropout)
     else:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
     return attended.unflatten(0, leading)

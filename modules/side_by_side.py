@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from modules import cpu_kernels
+from modules.cpu_kernels import NORM_WIDTHS, layer_norm, usable
 
 
 class OneByOne:
@@ -57,7 +57,7 @@ def linear(x, weight, bias):
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     flat = x.flatten(1, -2)  # (G, B T, i)
-    if cpu_kernels.usable(x):
+    if usable(x):
         out = _LinearsOnCpu.apply(flat, weight, bias)
     else:
         out = torch.bmm(flat, weight.transpose(1, 2))
@@ -112,9 +112,9 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x):
         """(..., d) -> (..., d)"""
         d = x.size(-1)
-        if cpu_kernels.usable(x) and d in cpu_kernels.NORM_WIDTHS:
+        if usable(x) and d in NORM_WIDTHS:
             weight, bias = self.weight.view(-1, d), self.bias.view(-1, d)
-            return cpu_kernels.layer_norm(x.reshape(len(weight), -1, d), weight, bias, self.eps).view(x.shape)
+            return layer_norm(x.reshape(len(weight), -1, d), weight, bias, self.eps).view(x.shape)
         if self.weight.dim() == 1:
             return super().forward(x)
         weight, bias = (p[:, None, None] for p in (self.weight, self.bias))  # (G, 1, 1, d)

@@ -1,7 +1,7 @@
 """Write the patches of this folder anew: `python -m patches.make_patches`, after a change of what they add.
 
 A patch adds files of patches/added, and with them every file of this repository that they import, reduced to what they
-need of it. A file whose place is taken in the stock tree gets the name pmr_<name> there.
+need of it, and the C++ that they name. A file whose place is taken in the stock tree gets the name pmr_<name> there.
 """
 
 import ast
@@ -65,7 +65,8 @@ def added_files(names):
     while todo := {path: set(wanted) for path, wanted in needed.items() if wanted != done.get(path)}:
         done |= todo
         files |= {place(path): stock_text(ROOT / path, wanted, needed) for path, wanted in todo.items()}
-    return files
+    sources = {f"modules/{path.name}": path.read_text(encoding="utf-8") for path in ROOT.glob("modules/*.cpp")}
+    return files | {path: text for path, text in sources.items() if any(Path(path).name in f for f in files.values())}
 
 
 def place(path):

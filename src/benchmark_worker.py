@@ -46,7 +46,7 @@ def build_ours(case, plain):
     from src.training_progress import make_optimizer  # noqa: PLC0415
 
     if plain:
-        cpu_kernels.library = lambda: None
+        cpu_kernels.library = lambda: None  # which makes none of them usable
         side_by_side.OneByOne.active = True
     else:
         keep_freed_memory()

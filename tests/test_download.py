@@ -393,7 +393,8 @@ def test_ctrl_c_while_unpacking(folder, monkeypatch):
     assert has(folder, *BOTH)
 
 
-SMALL = "--embed_dim 8 --num_heads 2 --nlevels 1 --num_epochs 1 --batch_size 5 --device cpu".split()
+SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "1", "--batch_size", "5",
+         "--device", "cpu"]
 
 
 def test_training_fetches_what_it_lacks(folder, authors):

@@ -169,7 +169,7 @@ def test_a_run_starts_from_it(tmp_path):
     def train(*flags):
         return main(["--dataset", "mine", "--data_path", str(tmp_path), "--results_dir", str(tmp_path / "results"),
                      "--device", "cpu", "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "1",
-                     "--lr", "1e-12", "--init_from", str(tmp_path / "model.pt"), *flags])
+                     "--lr", "1e-12", "--batch_size", "5", "--init_from", str(tmp_path / "model.pt"), *flags])
     assert train("--kernel_l", "3") == 2
     assert not (tmp_path / "results").exists()
     assert train() == 0
