@@ -423,6 +423,16 @@ void relu_dropout(const float *x, float *out, int64_t size, uint32_t threshold, 
     });
 }
 
+// grad_x = grad * scale where out, of relu_dropout, is not 0
+void relu_dropout_backward(const float *grad, const float *out, float *grad_x, int64_t size, float scale, int threads) {
+    #pragma omp parallel for num_threads(threads)
+    for (int64_t start = 0; start < size; start += ROW)
+        for (int64_t i = start; i < std::min(size, start + ROW); i += LANES) {
+            const int64_t count = std::min(LANES, size - i);
+            write(grad_x + i, read(out + i, count) != 0.0f ? read(grad + i, count) * scale : vec{}, count);
+        }
+}
+
 // Layer norm over `width` features, 16 to 128.
 void layer_norm(const Norm *n, int threads) {
     switch ((n->width + LANES - 1) / LANES) {

@@ -174,4 +174,7 @@ class _ReluDropout(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         out, = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(grad, out, 0).mul_(decisions(ctx.p)[1]), None
+        grad, grad_x = grad.contiguous(), torch.empty(out.shape)
+        library().relu_dropout_backward(grad.data_ptr(), out.data_ptr(), grad_x.data_ptr(), out.numel(),
+                                        decisions(ctx.p)[1], torch.get_num_threads())
+        return grad_x, None

@@ -74,6 +74,7 @@ def library():
         "layer_norm": [ctypes.POINTER(Norm), ctypes.c_int],
         "add_dropout": [POINTER, POINTER, POINTER, *dropout],
         "relu_dropout": [POINTER, POINTER, *dropout],
+        "relu_dropout_backward": [POINTER, POINTER, POINTER, INT, ctypes.c_float, ctypes.c_int],
     }.items():
         getattr(loaded, name).argtypes, getattr(loaded, name).restype = arguments, None
     return loaded

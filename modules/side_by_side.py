@@ -46,10 +46,20 @@ def side_by_side(modules, inputs):
 def _in_one_pass(modules, inputs):
     if len(modules) == 1:
         return [modules[0](*inputs[0])]
-    parameters = [dict(module.named_parameters()) for module in modules]
-    stacked = {name: torch.stack([p[name] for p in parameters]) for name in parameters[0]}
+    places = [places_of_parameters(module) for module in modules]
+    stacked = {name: torch.stack([getattr(*each[name]) for each in places]) for name in places[0]}
     together = [torch.stack(x) if torch.is_tensor(x[0]) else x[0] for x in zip(*inputs, strict=True)]
     return functional_call(modules[0], stacked, tuple(together)).unbind()
+
+
+def places_of_parameters(module):
+    """{name: (the module that has it, its name there)} of all parameters, looked for once, since that is slow."""
+    if (places := vars(module).get("_places")) is None:
+        places = vars(module)["_places"] = {
+            f"{prefix}.{name}".lstrip("."): (owner, name)
+            for prefix, owner in module.named_modules() for name, _ in owner.named_parameters(recurse=False)
+        }
+    return places
 
 
 def linear(x, weight, bias):

@@ -30,11 +30,10 @@ def build_stock(case, folder):
     from src.models import MULTModel  # noqa: PLC0415 - the original's
 
     dims = dict(zip(("orig_d_l", "orig_d_a", "orig_d_v"), case["dims"], strict=True))
-    model = MULTModel(SimpleNamespace(
+    return MULTModel(SimpleNamespace(
         **dims, **DROPOUTS, lonly=True, aonly=True, vonly=True, num_heads=case["num_heads"], layers=case["layers"],
         attn_mask=True, output_dim=1,
     ))
-    return model, lambda parameters: torch.optim.Adam(parameters, lr=LEARNING_RATE)
 
 
 def build_ours(case, plain):
@@ -43,27 +42,32 @@ def build_ours(case, plain):
     from modules import cpu_kernels, side_by_side  # noqa: PLC0415 - and not the original's
     from src.memory import keep_freed_memory  # noqa: PLC0415
     from src.models import build_model  # noqa: PLC0415
-    from src.training_progress import make_optimizer  # noqa: PLC0415
 
     if plain:
         cpu_kernels.library = lambda: None  # which makes none of them usable
         side_by_side.OneByOne.active = True
     else:
         keep_freed_memory()
-    model = build_model(
+    return build_model(
         case["model"], input_dims=case["dims"], input_lens=case["lens"], output_dim=1, embed_dim=case["embed_dim"],
         num_heads=case["num_heads"], layers=case["layers"], **DROPOUTS,
     )
-    if plain:
-        return model, lambda parameters: torch.optim.Adam(parameters, lr=LEARNING_RATE)
-    return model, lambda parameters: make_optimizer(parameters, "Adam", LEARNING_RATE)
+
+
+def build_optimizer(model, ours):
+    """The optimizer of our training, or plainly torch's."""
+    if not ours:
+        return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+    from src.training_progress import make_optimizer  # noqa: PLC0415 - and not the original's src
+
+    return make_optimizer(model, "Adam", LEARNING_RATE)
 
 
 def make_step(job):
     """A function that takes one step."""
     case, device = job["case"], torch.device(job["device"])
     torch.manual_seed(0)
-    model, optimizer_of = (
+    model = (
         build_stock(case, job["stock"]) if job["implementation"] == "stock"
         else build_ours(case, plain=job["implementation"] == "plain")
     )
@@ -71,16 +75,17 @@ def make_step(job):
     model = model.to(device).train(not job["inference"])
     inputs = [torch.randn(case["batch"], T, d, device=device) for T, d in zip(case["lens"], case["dims"], strict=True)]
     labels = torch.randn(case["batch"], 1, device=device)
-    optimizer = optimizer_of([p for p in model.parameters() if p.requires_grad])
+    optimizer = build_optimizer(model, ours)
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
     forward = torch.compile(model) if job["compile"] and ours else model
     precision = torch.autocast(device.type, torch.bfloat16) if job["amp"] and ours else contextlib.nullcontext()
 
     def step():
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=not ours)
         with precision:
             prediction, _ = forward(*inputs)
         (prediction.float() - labels).abs().mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
 
     @torch.no_grad()

@@ -23,10 +23,11 @@ def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1,
     """
     model.train()
     done = part_done or PartOfEpoch()
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
     for i, indices in enumerate(torch.randperm(len(split), generator=generator).split(batch_size)):
         if i < done.batches:
             continue
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         loss = 0.0
         for part in indices.chunk(batch_chunk):
             features, padding, labels = split.batch(part, device)
@@ -34,7 +35,7 @@ def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1,
             share = task.loss(prediction, labels) * (len(part) / len(indices))
             share.backward()
             loss += share.item()
-        norm = clip_grad_norm_(model.parameters(), clip).item()
+        norm = clip_grad_norm_(trained, clip).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"the loss of batch {i} is {loss} and its gradient has norm {norm}"
             before = "it is the first" if done.last_loss is None else f"the last finite loss was {done.last_loss:.4g}"

@@ -41,10 +41,24 @@ class PartOfEpoch:
     last_loss: float | None = None  # of a batch, in this epoch or the one before
 
 
-def make_optimizer(parameters, optim, lr):
-    """The torch optimizer of that name, all parameters updated in one pass where torch can."""
+def make_optimizer(model, optim, lr):
+    """The torch optimizer of that name for what can be trained of a model, all of it updated in one pass."""
     kind = getattr(torch.optim, optim)
-    return kind(parameters, lr=lr, **({"fused": True} if "fused" in signature(kind).parameters else {}))
+    return kind([as_one_vector(model)], lr=lr, **({"fused": True} if "fused" in signature(kind).parameters else {}))
+
+
+def as_one_vector(model):
+    """Move the trainable parameters of a model and their gradients into a vector each, of which they become parts.
+
+    Hundreds of small tensors are then clipped, updated and zeroed as one. Gradients have to be zeroed, not dropped.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    vector = torch.nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+    vector.grad = torch.zeros_like(vector)
+    sizes = [p.numel() for p in parameters]
+    for p, values, gradient in zip(parameters, vector.data.split(sizes), vector.grad.split(sizes), strict=True):
+        p.data, p.grad = values.view(p.shape), gradient.view(p.shape)
+    return vector
 
 
 class Progress:
@@ -57,7 +71,7 @@ class Progress:
 
     def __init__(self, model, *, optim, lr, when, seed, device="cpu"):
         self.model, self.device = model, torch.device(device)
-        self.optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], optim, lr)
+        self.optimizer = make_optimizer(model, optim, lr)
         self.scheduler = ReduceLROnPlateau(self.optimizer, patience=when, factor=SCHEDULER_FACTOR)
         self.order = torch.Generator().manual_seed(seed)
         self.epochs = 0  # finished ones
