@@ -69,7 +69,7 @@ def train(settings, sources, path, resume=False):
     settings.check_batches(dataset)
     config = {
         "settings": settings.recorded(), "input_dims": dataset.input_dims, "input_lens": dataset.input_lens,
-        "data": fingerprint(dataset), "data_file": {**dataset.source, "protocol": dataset.protocol},
+        "protocol": dataset.protocol, "data": fingerprint(dataset), "data_file": dataset.source,
         "environment": environment(device),
     }
     dataset = dataset.to(find_data_device(settings.data_device, device, dataset.nbytes))

@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.convert import ConvertedSplit, convert, in_folder, in_memory, mapped
 from src.errors import UserError, printable
 from src.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.safe_pickle import RefusedPickle, load_arrays
+from src.training_arrays import ConvertedSplit, convert, in_folder, in_memory, mapped
 
 FORMAT = 1  # of the manifest and of what the arrays mean
 HOME_FOLDER = "pmr-mult"  # under ~/.cache

@@ -1,6 +1,7 @@
 """The finished runs of a results folder, as tables, figures and the grid see them."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from src.errors import UserError
 from src.models import MODELS
@@ -8,6 +9,24 @@ from src.run_folder import read_result
 
 NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "deterministic",
                       "log_interval"}
+
+
+class Group(NamedTuple):
+    """What runs have in common that can stand in one column: their test sets are the same."""
+
+    dataset: str
+    alignment: str  # "aligned" or "unaligned"
+    protocol: str  # one of PROTOCOLS
+
+    @property
+    def title(self):
+        """mosi, aligned; or, of another protocol than MulT's, mosi (MMSA), aligned"""
+        return f"{self.dataset}{'' if self.protocol == 'MulT' else f' ({self.protocol})'}, {self.alignment}"
+
+    @property
+    def stem(self):
+        """mosi_aligned or mosi_mmsa_aligned, to begin the names of files with."""
+        return "_".join([self.dataset, *([] if self.protocol == "MulT" else [self.protocol.lower()]), self.alignment])
 
 
 def difference_of_settings(one, other):
@@ -19,9 +38,9 @@ def difference_of_settings(one, other):
 def collect(results_dir, dataset=None):
     """Every finished run, of one data set if it is named, and a line about each that had to be left out.
 
-    Returns {(dataset, "aligned" or "unaligned"): {model folder: [run by seed]}} and the lines. A run is the content of
-    its result.json and, as "folder", where it lies. The models come in the order of the registry. Left out are damaged
-    results, runs in a folder that is not theirs, and models whose seeds have different settings.
+    Returns {Group: {model folder: [run by seed]}} and the lines. A run is the content of its result.json and, as
+    "folder", where it lies. The models come in the order of the registry. Left out are damaged results, runs in a
+    folder that is not theirs, and models whose seeds have different settings.
     """
     groups, problems = {}, []
     for path in Path(results_dir).glob(f"{dataset or '*'}/*/*/seed*/result.json"):
@@ -30,13 +49,14 @@ def collect(results_dir, dataset=None):
             continue  # moved aside by a later run
         try:
             run = {**read_result(folder), "folder": folder}
-            place = (run["dataset"], "aligned" if run["aligned"] else "unaligned")
+            group = Group(run["dataset"], "aligned" if run["aligned"] else "unaligned", run["protocol"])
+            place = group[:2]
             if folder.parts[-4:-2] != place or folder.name != f"seed{run['seed']}":
                 raise UserError(f"{path} is of {' '.join(place)} seed{run['seed']}; put it there or delete it")
         except UserError as error:
             problems.append(str(error))
             continue
-        groups.setdefault(place, {}).setdefault(folder.parent.name, []).append(run)
+        groups.setdefault(group, {}).setdefault(folder.parent.name, []).append(run)
     for models in groups.values():
         for name, runs in list(models.items()):
             runs.sort(key=lambda run: run["seed"])
@@ -48,6 +68,6 @@ def collect(results_dir, dataset=None):
                 del models[name]
     order = list(MODELS)
     return {
-        place: dict(sorted(models.items(), key=lambda item: (order.index(item[1][0]["model"]), item[0])))
-        for place, models in sorted(groups.items()) if models
+        group: dict(sorted(models.items(), key=lambda item: (order.index(item[1][0]["model"]), item[0])))
+        for group, models in sorted(groups.items()) if models
     }, sorted(problems)

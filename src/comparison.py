@@ -19,7 +19,7 @@ def compare(a, b):
     side states none; epochs, {number: {loss: pair}}; metrics, {key: pair} of those that both have; seconds, parameters;
     largest, {loss: the largest absolute difference over the common epochs}, whose number is common_epochs.
     """
-    for what, words in (("dataset", "on the data set"), ("task", "about")):
+    for what, words in (("dataset", "on the data set"), ("protocol", "on the splits of"), ("task", "about")):
         if None not in (a[what], b[what]) and a[what] != b[what]:
             raise UserError(
                 f"A is {words} {printable(a[what])}, B {words} {printable(b[what])}: "
@@ -120,6 +120,7 @@ def check_same_samples(runs):
     for name, run in others:
         for words, of_first, of_other in (
             ("on the data set", *(r["result"]["dataset"] for r in (first, run))),
+            ("on the splits of", *(r["result"]["protocol"] for r in (first, run))),
             ("about", *(task_name(r["result"]["test"]) for r in (first, run))),
         ):
             if of_first != of_other:

@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 
 from src.cache import Converted, read_file
-from src.convert import convert, in_memory
 from src.demo import make_demo
 from src.errors import UserError
 from src.formats import MODALITY_KEYS, read_layout
 from src.sources import download_command
-from src.tasks import EmotionClassification, SentimentRegression, task_of_labels
+from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression, task_of_labels
+from src.training_arrays import convert, in_memory
+
+MMSA_FOLDER = "https://drive.google.com/drive/folders/1A2S4pqCHryGmiqnNSPLv7rEg63WvjCSk"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ KNOWN = (
         table_5(batch_size=32, lr=2e-3, num_heads=10, kernel_l=3, kernel_a=5, embed_dropout=0.3, block_dropout=0.25,
                 clip=0.8, num_epochs=30),
         "MulT Table 5, IEMOCAP",
+    ),
+    DatasetSpec(
+        "sims", "sims", UnitSentimentRegression(),
+        mmsa_folder="SIMS", mmsa_steps=39,
+        mmsa_sha256=("c9e20c13ec0454d98bb9c1e520e490c75146bfa2dfeeea78d84de047dbdd442f",),
     ),
     DatasetSpec(
         "demo", "demo", SentimentRegression(),
@@ -185,7 +192,7 @@ def find_file(spec, data_path, aligned):
 
 def make_dataset(converted, spec, aligned, where):
     """The Dataset of a converted file, or of what was made in memory."""
-    task = check_splits(converted.splits, spec, aligned, where)
+    task = check_splits(converted.splits, spec, aligned, where).of_protocol(converted.protocol)
     splits = {
         name: Split(
             features=tuple(torch.from_numpy(split.features[key]) for key in MODALITY_KEYS),
@@ -203,10 +210,13 @@ def make_dataset(converted, spec, aligned, where):
 def missing_file_message(spec, path, data_path, aligned):
     """Which file is missing and what to do about it."""
     other = spec.file(data_path, not aligned)
-    fetch = f"{download_command(spec.name, data_path)} fetches it, and so does --download" if spec in KNOWN else ""
+    fetch = f"{download_command(spec.name, data_path)} fetches it, and so does --download" if spec.paper else ""
     if other.is_file():
         use = f"{path} is missing, but {other.name} is there: {'leave out' if aligned else 'add'} --aligned to use it"
         return f"{use}; {fetch}" if fetch else use
+    if spec.mmsa_folder and not spec.paper:
+        name = f"{spec.mmsa_folder}/Processed/unaligned_{spec.mmsa_steps}.pkl"
+        return f"{path} is missing: get {name} of MMSA's data at {MMSA_FOLDER} and put it into {data_path}"
     if fetch:
         return f"{path} is missing: {fetch}"
     known = ", ".join(known.name for known in KNOWN)
@@ -218,9 +228,8 @@ def check_splits(splits, spec, aligned, where):
     task = spec.task
     for name, split in splits.items():
         place = f"{where}, {name} labels"
-        own = task_of_labels(split.labels.shape, place)
-        task = task or own
-        if type(task) is not type(own):
+        task = task or task_of_labels(split.labels.shape, place)
+        if not task.takes(split.labels.shape):
             raise UserError(f"{place} have shape {split.labels.shape}, not that of {spec.name}'s task")
         task.read_labels(split.labels, place)
     check_shapes(splits, aligned, where)

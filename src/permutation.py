@@ -9,7 +9,11 @@ Every metric here is a function of sums over samples, so an exchange only moves 
 exchanges are one matrix product.
 """
 
+from functools import partial
+
 import numpy as np
+
+from src.eval_metrics import UNIT_EDGES, interval_class, rounded_class
 
 EXCHANGES = 9999
 CHUNK = 500  # exchanges computed at a time
@@ -27,7 +31,7 @@ def p_values(task, predictions_a, predictions_b, truths, seed=0):
 
     def difference(moved):  # (..., S, Q), what an exchange moves from b to a
         metrics_a, metrics_b = finish(total_a + moved), finish(total_b - moved)
-        return {name: (metrics_b[name] - metrics_a[name]).mean(axis=-1) for name in metrics_a}
+        return {name: (metrics_b[name] - metrics_a[name]).mean(axis=-1) for name in task.columns.values()}
 
     observed = difference(np.zeros_like(total_a))
     at_least = dict.fromkeys(observed, 1)
@@ -71,24 +75,46 @@ def accuracy_and_f1(tp, fp, fn, tn, weigh_by_predicted=False):
 def sentiment_sums(truths):
     """What `p_values` sums over samples for the sentiment metrics, and the metrics of such sums."""
     truths = np.asarray(truths, dtype=np.float32).ravel()
-    scored = truths != 0
-    t = truths.astype(float)
+    classes = {name: partial(rounded_class, bound=bound) for name, bound in (("acc7", 3), ("acc5", 2))}
+    signs = {"": (np.greater, truths != 0), "_has0": (np.greater_equal, np.full(len(truths), True))}
+    return _score_sums(truths, classes, signs)
 
-    def sums(predictions):  # (N, 1) -> (N, 9)
-        p = np.asarray(predictions, dtype=np.float32).ravel()
-        same_class = np.round(np.clip(p, -3, 3)) == np.round(np.clip(truths, -3, 3))
+
+def unit_sentiment_sums(truths):
+    """The same for the metrics of scores on the scale -1..1."""
+    truths = np.clip(np.asarray(truths, dtype=np.float32).ravel(), -1, 1)
+    classes = {name: partial(interval_class, edges=UNIT_EDGES[name]) for name in ("acc3", "acc5")}
+    return _score_sums(truths, classes, {"": (np.greater, np.full(len(truths), True))}, bound=1)
+
+
+def _score_sums(truths, classes, signs, bound=np.inf):
+    """Sums for scores, clipped to +-bound. `classes` gives what tells the class of scores by the name of its accuracy,
+    `signs` what a score must be to 0 to be positive, and which samples count, by the suffix of its metrics' names.
+    """
+    t, n = truths.astype(float), len(truths)
+    true_classes = {name: class_of(truths) for name, class_of in classes.items()}
+
+    def sums(predictions):  # (N, 1) -> (N, 4 + C + 4 S)
+        scores = np.clip(np.asarray(predictions, dtype=np.float32).ravel(), -bound, bound)
+        p = scores.astype(float)
         return np.column_stack([
-            np.abs(p - truths), same_class, counts(p > 0, truths > 0) * scored[:, None],
-            p.astype(float), p.astype(float) ** 2, p * t,
+            np.abs(scores - truths), p, p**2, p * t,
+            *(class_of(scores) == true_classes[name] for name, class_of in classes.items()),
+            *(counts(positive(scores, 0), positive(truths, 0)) * counted[:, None]
+              for positive, counted in signs.values()),
         ])
 
-    def finish(totals):  # (..., 9) -> {metric: (...)}
-        error, same_class, tp, fp, fn, tn, p, pp, pt = np.moveaxis(totals, -1, 0)
-        acc2, f1_stock = accuracy_and_f1(tp, fp, fn, tn, weigh_by_predicted=True)
-        n = len(t)
+    def finish(totals):  # (..., 4 + C + 4 S) -> {metric: (...)}
+        error, p, pp, pt, *rest = np.moveaxis(totals, -1, 0)
         with np.errstate(invalid="ignore", divide="ignore"):
             corr = (n * pt - p * t.sum()) / np.sqrt((n * pp - p**2) * (n * (t**2).sum() - t.sum() ** 2))
-        return {"mae": error / n, "corr": corr, "acc7": same_class / n, "acc2": acc2, "f1_stock": f1_stock}
+        metrics = {"mae": error / n, "corr": corr}
+        metrics |= {name: same / n for name, same in zip(classes, rest, strict=False)}
+        for i, suffix in enumerate(signs):
+            cells = rest[len(classes) + 4 * i:][:4]
+            metrics[f"acc2{suffix}"], metrics[f"f1{suffix}"] = accuracy_and_f1(*cells)
+            _, metrics[f"f1_stock{suffix}"] = accuracy_and_f1(*cells, weigh_by_predicted=True)
+        return metrics
 
     return sums, finish
 

@@ -1,7 +1,7 @@
 """Figures of finished runs: `python -m src.plots --dataset demo`. All but what PMR learned are drawn from run folders
 alone; for that, the run with the lowest seed is rebuilt from its checkpoint and shown the test split again.
 
-For each data set and alignment:
+For each data set, alignment and protocol:
 
     ..._curves.png     losses by epoch, a panel a model
     ..._bars.png       test metrics of the models beside the trivial baseline
@@ -41,8 +41,8 @@ def find_runs(results_dir, dataset=None):
     """What `collect` finds, each run as a Run; UserError where its metrics.jsonl is missing or damaged."""
     groups, problems = collect(results_dir, dataset)
     return {
-        place: {name: [read_run(result) for result in runs] for name, runs in models.items()}
-        for place, models in groups.items()
+        group: {name: [read_run(result) for result in runs] for name, runs in models.items()}
+        for group, models in groups.items()
     }, problems
 
 
@@ -127,22 +127,22 @@ def make_figures(results_dir, out, dataset=None, sample=None, data_path=None):
             f"{results_dir} holds no finished run{f' on {dataset}' if dataset else ''}{reason}; train one first"
         )
     learned = [
-        (place, name, runs[0].result) for place, models in groups.items() for name, runs in models.items()
+        (group, name, runs[0].result) for group, models in groups.items() for name, runs in models.items()
         if runs[0].result["model"] == "PMR"
     ]
     if sample is not None and not learned:
         raise UserError("--sample is for the attention of PMR, and no run of it has finished; leave it out")
     lines = [f"# left out: {problem}" for problem in problems]
     with matplotlib.rc_context(STYLE):
-        for (name, alignment), models in groups.items():
+        for group, models in groups.items():
             result = next(iter(models.values()))[0].result
-            task, title, stem = task_of_result(result), f"{name}, {alignment}", f"{name}_{alignment}"
+            task, title, stem = task_of_result(result), group.title, group.stem
             if any(task_of_result(run.result).columns != task.columns for runs in models.values() for run in runs):
                 raise UserError(f"the runs on {title} are of different tasks; move those on older data elsewhere")
             lines.append(save(draw_curves(title, models, task.loss_name), out, f"{stem}_curves"))
             lines.append(save(draw_bars(title, models, task.columns, result["trivial_baseline"]), out, f"{stem}_bars"))
-        for place, trial, result in learned:
-            lines += draw_learned(", ".join(place), "_".join(place), trial, result, out, sample, data_path)
+        for group, trial, result in learned:
+            lines += draw_learned(group.title, group.stem, trial, result, out, sample, data_path)
     return lines
 
 

@@ -58,6 +58,7 @@ def make_result(settings, dataset, model, device, selected, best_on_test, epochs
     no_better_on = no_better_than(dataset.task, selected.test.metrics, trivial["test"])
     return {
         "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned, "seed": settings.seed,
+        "protocol": dataset.protocol,
         "parameters": parameter_count(model),
         "epochs": epochs,
         "selected_epoch": selected.number,

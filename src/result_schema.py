@@ -3,7 +3,7 @@
 import math
 
 from src.models import MODELS
-from src.tasks import task_of_result
+from src.tasks import PROTOCOLS, task_of_result
 
 
 def is_number(value):
@@ -49,9 +49,15 @@ def is_model(value):
     return is_text(value) and value in MODELS
 
 
+def is_protocol(value):
+    """Whose splits of a data set these are."""
+    return is_text(value) and value in PROTOCOLS
+
+
 SCHEMA = {  # by place: what it must be, in words and as a function
     "model": ("a model's name", is_model),
     "dataset": ("a name", is_text),
+    "protocol": ("a protocol's name", is_protocol),
     "aligned": ("true or false", is_flag),
     "seed": ("a whole number", is_count),
     "parameters": ("a whole number", is_count),

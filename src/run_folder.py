@@ -174,11 +174,14 @@ def load_saved(path):
 
 
 def read_result(folder):
-    """The result.json of a folder, or None where the run has not finished; UserError where it is damaged."""
+    """The result.json of a folder, or None where the run has not finished; UserError where it is damaged.
+
+    One without a protocol is of the time when no other files than MulT's could be read.
+    """
     path = Path(folder) / "result.json"
     if not path.is_file():
         return None
-    result = read_json(path)
+    result = {"protocol": "MulT", **read_json(path)}
     try:
         check_result(result)
     except ValueError as error:

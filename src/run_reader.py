@@ -10,29 +10,28 @@ import numpy as np
 
 from src.errors import UserError
 from src.run_folder import read_arrays, read_result
-from src.tasks import EmotionClassification, task_of_result
+from src.tasks import PROTOCOLS, SentimentRegression, UnitSentimentRegression, task_of_metrics
 
 LOSSES = ("train_loss", "valid_loss", "test_loss")
 
 LOSS = r"(-?\d+\.\d{4}|nan|inf)"
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan)"
 HEAD = re.compile(r"^# \S+ on (\S+), (?:aligned|unaligned): ", re.M)
+PROTOCOL = re.compile(rf"^# .*: ({'|'.join(PROTOCOLS)}) splits[,;] ", re.M)
 SETTING = re.compile(r"^# (\w+) = (.*)  \(.*\)$", re.M)
 PARAMETERS = re.compile(r"^# parameters: ([\d,]+)$", re.M)
 BATCH = re.compile(rf"^Epoch +(\d+) \| Batch +\d+/ *\d+ \| Time/Batch\(ms\) +\S+ \| Train Loss +{LOSS}$", re.M)
 EPOCH = re.compile(rf"^Epoch +(\d+) \| Time +(\d+\.\d+) sec \| Valid Loss +{LOSS} \| Test Loss +{LOSS}$", re.M)
-SENTIMENT = {"MAE": "mae", "Correlation Coefficient": "corr", "mult_acc_7": "acc7", "mult_acc_5": "acc5",
-             "F1 score": "f1_stock", "Accuracy": "acc2"}
-SENTIMENT_METRIC = re.compile(rf"^({'|'.join(SENTIMENT)}): +{NUMBER}$", re.M)
+METRIC = re.compile(rf"^(\w[\w ]*): +{NUMBER}$", re.M)
 EMOTION_METRICS = re.compile(rf"^(\S.*): *\n  - F1 Score: +{NUMBER}\n  - Accuracy: +{NUMBER}$", re.M)
 
 
 def read_run(path):
     """The run of a run folder or a log as a dict; UserError where the path is neither.
 
-    name, kind ("folder" or "log"); dataset, task and parameters, None where unknown; settings, {name: text}, None where
-    a log states none; epochs, {number: {each of LOSSES and "seconds": value}}; metrics of the test split, None where
-    the run was cut short. A value that is undefined is nan, one that is missing None.
+    name, kind ("folder" or "log"); dataset, protocol, task and parameters, None where unknown; settings, {name: text},
+    None where a log states none; epochs, {number: {each of LOSSES and "seconds": value}}; metrics of the test split,
+    None where the run was cut short. A value that is undefined is nan, one that is missing None.
     """
     path = Path(path)
     return read_folder(path) if path.is_dir() else read_log(path)
@@ -51,6 +50,7 @@ def read_folder(folder):
         ]
         return {
             "name": str(folder), "kind": "folder", "dataset": settings["dataset"], "settings": settings,
+            "protocol": config.get("protocol", "MulT"),
             "epochs": by_number(epochs, folder), "task": task_name({
                 key.removeprefix("test_"): value for key, value in records[-1].items() if key.startswith("test_")
             }),
@@ -78,13 +78,14 @@ def read_log(path):
     text = read_text(path)
     if not text.strip():
         raise UserError(f"{path} is empty: give the log of a run that has finished an epoch")
-    head, parameters = HEAD.search(text), PARAMETERS.search(text)
+    head, protocol, parameters = (form.search(text) for form in (HEAD, PROTOCOL, PARAMETERS))
     epochs, metrics = log_epochs(text), log_metrics(text)
     if not epochs:
         raise UserError(f"{path} has no line of a finished epoch: it is no log, or its run was cut short in the first")
     return {
         "name": str(path), "kind": "log", "dataset": head and head[1], "settings": dict(SETTING.findall(text)) or None,
-        "task": metrics and task_name(metrics), "parameters": parameters and int(parameters[1].replace(",", "")),
+        "protocol": protocol and protocol[1], "task": metrics and task_name(metrics),
+        "parameters": parameters and int(parameters[1].replace(",", "")),
         "epochs": by_number(epochs, path), "metrics": metrics,
     }
 
@@ -101,9 +102,10 @@ def log_epochs(text):
 
 def log_metrics(text):
     """The test metrics at the end of a log by their names in result.json; None where they are missing or cut off."""
-    sentiment = {SENTIMENT[title]: float(value) for title, value in SENTIMENT_METRIC.findall(text)}
-    if len(sentiment) == len(SENTIMENT):
-        return sentiment
+    by_title = {title: float(value) for title, value in METRIC.findall(text)}
+    for task in (SentimentRegression, UnitSentimentRegression):
+        if task.log_names.keys() <= by_title.keys():
+            return {key: by_title[title] for title, key in task.log_names.items()}
     emotions = {
         f"{emotion}_{key}": float(value) for emotion, f1, acc in EMOTION_METRICS.findall(text)
         for key, value in (("acc", acc), ("f1", f1))
@@ -133,10 +135,7 @@ def defined(value):
 
 def task_name(metrics):
     """What the metrics are of, in words."""
-    task = task_of_result({"test": metrics})
-    if isinstance(task, EmotionClassification):
-        return f"the emotions {', '.join(task.emotions)}"
-    return "sentiment"
+    return task_of_metrics(metrics).subject
 
 
 def read_text(path):

@@ -62,7 +62,8 @@ class Settings:
     """Everything that decides a run. Defaults are the original's where it has the flag."""
 
     model: str = flag("task", "MulT", "PMR, MulT or MulT-FFL, in any case")
-    dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, demo, or NAME of NAME_data.pkl")
+    dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, sims, demo, or NAME of "
+                        "NAME_data.pkl")
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
     data_path: str = flag("task", "data", "folder of the data files, or the file itself")
     preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock",

@@ -1,7 +1,7 @@
 """Comparison tables from finished runs: `python -m src.tables [--results_dir results] [--out tables]`.
 
 Reads run folders (result.json, and predictions.npz for significance) and baselines/published.json, nothing else, and
-writes a table for each data set and alignment as Markdown, CSV, LaTeX and PNG.
+writes a table for each data set, alignment and protocol as Markdown, CSV, LaTeX and PNG.
 """
 
 import json
@@ -76,13 +76,14 @@ class Table:
     notes: list
 
 
-def published_rows(dataset, alignment):
+def published_rows(group):
     """The published figures of a table, {model: record}, in fractions where they are percentages."""
     rows = {}
     for record in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"]:
-        if (record["dataset"], record["aligned"]) == (dataset, alignment == "aligned"):
+        alignment = "aligned" if record["aligned"] else "unaligned"
+        if (record["dataset"], alignment, record["protocol"]) == group:
             figures = {key: value if key in ("mae", "corr") else value / 100 for key, value in record["test"].items()}
-            if "f1" in figures:  # what they print is what the original computes
+            if "f1" in figures and record["protocol"] == "MulT":  # what they print is what the original computes
                 figures["f1_stock"] = figures.pop("f1")
             rows[record["model"]] = {**record, "test": figures}
     return rows
@@ -95,9 +96,9 @@ def published_cell(record, key):
     return Cell(published=record["test"].get(key), recalled=recalled)
 
 
-def build_table(dataset, alignment, models):
-    """The comparison table of a data set and alignment: trivial baseline, published baselines, our models."""
-    published = published_rows(dataset, alignment)
+def build_table(group, models):
+    """The comparison table of a Group: trivial baseline, published baselines, our models."""
+    published = published_rows(group)
     runs = {name: models[name] for name in MODEL_ROWS if name in models}
     first = next(iter(runs.values()))[0]
     rows = [
@@ -109,17 +110,17 @@ def build_table(dataset, alignment, models):
         if name in runs or name in published:
             rows.append(model_row(name, runs.get(name, []), published.get(name), task_of_result(first)))
     seeds = compare_with_baseline(rows, runs, task_of_result(first)) if set(COMPARED) <= set(runs) else []
-    return finish_table(f"{dataset}_{alignment}", f"{dataset}, {alignment}", first, rows, protocol_notes(first, seeds))
+    return finish_table(group.stem, group.title, first, rows, protocol_notes(first, seeds))
 
 
-def build_ablation_table(dataset, alignment, models):
-    """The table of PMR and its ablations on a data set and alignment."""
+def build_ablation_table(group, models):
+    """The table of PMR and its ablations on a Group."""
     titles = {"PMR": "PMR", **{f"PMR-{name}": title for name, (title, _) in ABLATIONS.items()}}
     runs = {name: models[name] for name in titles if name in models}
     first = next(iter(runs.values()))[0]
     rows = [model_row(titles[name], of_model, None, task_of_result(first)) for name, of_model in runs.items()]
-    title = f"{dataset}, {alignment}: PMR and its ablations"
-    return finish_table(f"{dataset}_{alignment}_ablations", title, first, rows, protocol_notes(first, []))
+    title = f"{group.title}: PMR and its ablations"
+    return finish_table(f"{group.stem}_ablations", title, first, rows, protocol_notes(first, []))
 
 
 def model_row(name, runs, published, task):
@@ -189,7 +190,7 @@ def protocol_notes(first, seeds):
     """What a reader of a table must know."""
     notes = [
         "Test split; the epoch is chosen by validation loss. Mean ± standard deviation over seeds.",
-        "F1 is what the original MulT computes; the CSV has the standard one, and test-selected figures, beside it.",
+        task_of_result(first).note,
         f"† no better than the {first['trivial_baseline']['name']}. Bold: best of our means. ↑ PMR above MulT.",
     ]
     if seeds:
@@ -207,11 +208,11 @@ def write_tables(results_dir, out, ablations=False):
     """Write every table that the results allow into a folder; returns the tables and lines about what was left out."""
     groups, problems = collect(results_dir)
     tables = []
-    for (dataset, alignment), models in sorted(groups.items()):
+    for group, models in groups.items():
         if set(MODEL_ROWS) & set(models):
-            tables.append(build_table(dataset, alignment, models))
+            tables.append(build_table(group, models))
         if ablations and any(name.startswith("PMR-") and name[4:] in ABLATIONS for name in models):
-            tables.append(build_ablation_table(dataset, alignment, models))
+            tables.append(build_ablation_table(group, models))
     if not tables:
         reason = f" ({problems[0]})" if problems else ""
         raise UserError(f"{results_dir} holds no finished run to make a table of{reason}; train one first")

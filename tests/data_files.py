@@ -39,19 +39,20 @@ def write_dataset(folder, stem, splits, aligned):
     return path
 
 
-def make_mmsa_splits(aligned=False, lens=(6, 9, 11), dims=(12, 5, 8), sizes=(12, 6, 6), seed=0):
-    """Random splits as MMSA has them, with sequences at the front of their steps and the keys of its files.
+def make_mmsa_splits(aligned=False, lens=(6, 9, 11), dims=(12, 5, 8), sizes=(12, 6, 6), seed=0, bound=3):
+    """Random splits as MMSA has them, with sequences at the front of their steps and the keys of its files; the labels
+    go from -bound to bound.
 
     Sample i has 1 + i % T steps in a stream of T, or in all of them if `aligned`. Behind a text BERT has left numbers.
     """
     random = np.random.RandomState(seed)
     return {
-        split: _make_mmsa_split(split, aligned, lens, dims, size, random)
+        split: _make_mmsa_split(split, aligned, lens, dims, size, bound, random)
         for split, size in zip(("train", "valid", "test"), sizes, strict=True)
     }
 
 
-def _make_mmsa_split(split, aligned, lens, dims, size, random):
+def _make_mmsa_split(split, aligned, lens, dims, size, bound, random):
     steps = [1 + np.arange(size) % length for length in lens]
     arrays = {}
     for key, length, width, real in zip(("text", "audio", "vision"), lens, dims, steps, strict=True):
@@ -62,7 +63,7 @@ def _make_mmsa_split(split, aligned, lens, dims, size, random):
     arrays["text_bert"] = np.stack([random.randint(1, 30000, mask.shape) * mask, mask, 0 * mask], axis=1).astype(float)
     if not aligned:
         arrays |= {"audio_lengths": steps[1].tolist(), "vision_lengths": steps[2]}
-    labels = random.uniform(-3, 3, size).round(1)
+    labels = random.uniform(-bound, bound, size).round(1)
     return {
         **arrays, "regression_labels": labels, "classification_labels": (np.sign(labels) + 1),
         "annotations": ["Negative", "Neutral", "Positive"] * (size // 3), "raw_text": np.array(["A TEXT"] * size),

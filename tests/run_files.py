@@ -11,15 +11,15 @@ from src.train import Evaluation
 
 
 def write_run(root, dataset="mosi", aligned=False, model="PMR", seed=1111, noise=1.0, samples=60, folder=None,
-              **settings):
+              protocol="MulT", **settings):
     """Write result.json and predictions.npz of a run whose predictions are the truth and so much noise.
 
     Noise of infinity predicts nothing: the train mean, or never an emotion. Returns the run's folder.
     """
-    task = find_spec(dataset).task
+    task = find_spec(dataset).task.of_protocol(protocol)
     random = np.random.default_rng(7)
     if task.output_dim == 1:
-        truth = random.uniform(-3, 3, (samples, 1)).round(1)
+        truth = random.uniform(-task.bound, task.bound, (samples, 1)).round(1)
         useful, useless = truth, np.zeros_like(truth) + 0.1
     else:
         truth = (random.random((samples, 4)) < 0.4).astype(int)
@@ -37,7 +37,7 @@ def write_run(root, dataset="mosi", aligned=False, model="PMR", seed=1111, noise
              test_ids=[f"sample{i}" for i in range(samples)])
     (path / "result.json").write_text(json.dumps(result_content(
         shown, model="PMR" if model.startswith("PMR-") else model, dataset=dataset, aligned=aligned, seed=seed,
-        no_better_on=no_better_than(task, metrics, trivial),
+        protocol=protocol, no_better_on=no_better_than(task, metrics, trivial),
         trivial_baseline={"name": task.trivial_baseline, "test": split_metrics(Evaluation(1.0, None, trivial))},
         settings={"lr": 0.001, "seed": seed, **settings},
     )))
@@ -47,7 +47,8 @@ def write_run(root, dataset="mosi", aligned=False, model="PMR", seed=1111, noise
 def result_content(test, **changes):
     """What result.json holds of a run with these test metrics, after one epoch."""
     return {
-        "format": 1, "model": "PMR", "dataset": "mosi", "aligned": False, "seed": 1, "parameters": 1234567, "epochs": 1,
+        "format": 1, "model": "PMR", "dataset": "mosi", "aligned": False, "seed": 1, "protocol": "MulT",
+        "parameters": 1234567, "epochs": 1,
         "selected_epoch": 1, "valid": test, "test": test, "no_better_on": [],
         "trivial_baseline": {"name": "train mean", "test": test}, "test_selected": {"epoch": 1, "test": test},
         "seconds": 1.5, "environment": {}, "settings": {}, **changes,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src import cache, convert, formats
+from src import cache, formats, training_arrays
 from src.cache import read_file
 from src.errors import UserError
 from tests.data_files import make_mmsa_splits, make_splits
@@ -57,7 +57,7 @@ def converting(monkeypatch):
 
     def counted(splits, where, store):
         paths.append(where)
-        return convert.convert(splits, where, store)
+        return training_arrays.convert(splits, where, store)
     monkeypatch.setattr(cache, "convert", counted)
     return paths
 
@@ -274,11 +274,11 @@ def test_a_source_that_changes_meanwhile_is_an_error(source, monkeypatch):
 PROCESS = """
 import sys
 from pathlib import Path
-from src import cache, convert
+from src import cache, training_arrays
 
 def counted(*arguments):
     print("converted")
-    return convert.convert(*arguments)
+    return training_arrays.convert(*arguments)
 
 cache.convert = counted
 splits = cache.read_file(Path(sys.argv[1]), None, lambda splits: None).splits

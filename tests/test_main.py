@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import pytest
 import torch
 
 from main import main
+from src.compare import main as compare
 from src.dataset import find_spec, load_dataset
 from src.models import MODELS
-from tests.data_files import make_splits, write_dataset
+from src.run_reader import read_run
+from src.tables import write_tables
+from tests.data_files import make_mmsa_splits, make_splits, write_dataset
 
 SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "2", "--batch_size", "5",
          "--log_interval", "1"]
@@ -112,14 +116,65 @@ def test_a_run_tells_its_data(folder):
     path = folder / "data/mine_data_noalign.pkl"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for run in (one, two):
-        data = json.loads((run / "config.json").read_text())["data_file"]
-        assert data == {"file": str(path), "sha256": digest, "read_from": f"{path}.cache", "protocol": "MulT"}
+        config, result = (json.loads((run / name).read_text()) for name in ("config.json", "result.json"))
+        assert config["data_file"] == {"file": str(path), "sha256": digest, "read_from": f"{path}.cache"}
+        assert config["protocol"] == result["protocol"] == "MulT"
         line = f"# {path}: MulT splits, SHA-256 {digest}; read from {path}.cache onto cpu"
         assert line in (run / "log.txt").read_text().splitlines()
     assert metrics_without_time(one) == metrics_without_time(two) == metrics_without_time(three)
     assert list((folder / "caches").iterdir())
     (folder / "data").rename(moved := folder / "moved")
     assert main(["--eval", str(three), "--data_path", str(moved), "--cache_dir", str(folder / "caches")]) == 0
+
+
+def write_mmsa(folder, path, splits):
+    path = folder / "data" / path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(splits))
+
+
+def test_sims_is_a_data_set_of_its_own(folder, capsys):
+    """From MMSA's file by its own name to a table with MMSA's metrics, and a log that compares."""
+    write_mmsa(folder, "SIMS/Processed/unaligned_39.pkl", make_mmsa_splits(bound=1))
+    assert main(command(folder, dataset="SIMS")) == 0
+    run = folder / "results/sims/unaligned/MulT/seed1111"
+    result = json.loads((run / "result.json").read_text())
+    assert (result["protocol"], set(result["test"])) == ("MMSA", {"loss", "mae", "corr", "acc2", "acc3", "acc5", "f1"})
+    log = (run / "log.txt").read_text()
+    assert "unaligned_39.pkl: MMSA splits, SHA-256 " in log
+    assert re.search(r"^Mult_acc_5:  0\.\d+\nF1_score:  0\.\d+\nMAE:  0\.\d+\nCorr:  -?0\.\d+$", log, re.M)
+    assert main(["--eval", str(run)]) == 0
+    of_folder, of_log = read_run(run), read_run(run / "log.txt")
+    assert of_log["metrics"] == pytest.approx(of_folder["metrics"])
+    assert of_log["protocol"] == of_folder["protocol"] == "MMSA"
+    (table,), problems = write_tables(folder / "results", folder / "tables")
+    assert (table.name, problems) == ("sims_mmsa_unaligned", [])
+
+
+def test_sims_is_on_its_own_scale(folder, capsys):
+    write_mmsa(folder, "SIMS/Processed/unaligned_39.pkl", make_mmsa_splits(bound=3))
+    assert main(command(folder, dataset="sims")) == 2
+    assert "sentiment goes from -1 to 1; rescale" in capsys.readouterr().err
+
+
+def test_sims_that_is_missing_is_mmsas(folder, capsys):
+    assert main(command(folder, dataset="sims")) == 2
+    assert "get SIMS/Processed/unaligned_39.pkl of MMSA's data at https://" in capsys.readouterr().err
+
+
+def test_runs_on_the_splits_of_others_are_not_compared(folder, capsys):
+    write_dataset(folder / "data", "mosi", make_splits(), aligned=False)
+    assert main(command(folder, dataset="mosi")) == 0
+    (folder / "data/mosi_data_noalign.pkl").unlink()
+    write_mmsa(folder, "MOSI/Processed/unaligned_50.pkl", make_mmsa_splits())
+    assert main(command(folder, dataset="mosi", results="other")) == 0
+    paths = [folder / results / "mosi/unaligned/MulT/seed1111" for results in ("results", "other")]
+    capsys.readouterr()
+    for ours, theirs in (paths, [path / "log.txt" for path in paths]):
+        assert compare([str(ours), str(theirs)]) == 2
+        assert "A is on the splits of MulT, B on the splits of MMSA" in capsys.readouterr().err
+    assert compare(["--seeds", *(str(path.parent) for path in paths)]) == 2
+    assert "on the splits of MulT, " in capsys.readouterr().err
 
 
 def test_the_trivial_baseline_stands_beside_the_result(folder, capsys):

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.eval_metrics import emotion_metrics, sentiment_metrics
-from src.tasks import EmotionClassification, SentimentRegression, no_better_than
+from src.eval_metrics import emotion_metrics, sentiment_metrics, unit_sentiment_metrics
+from src.tasks import (
+    EmotionClassification,
+    SentimentRegression,
+    UnitSentimentRegression,
+    no_better_than,
+    task_of_result,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +85,66 @@ def test_trivial_baselines_and_what_does_not_beat_them():
     assert never_calm.view(3, 2, 2).argmax(dim=2).tolist() == [[0, 1]] * 3
     metrics = emotions.metrics(never_calm, answers)
     assert no_better_than(emotions, metrics, metrics) == ["calm_acc", "calm_f1", "glad_acc", "glad_f1"]
+
+
+def class_by_loop(score, edges):
+    """The number of the interval that holds a score when clipped to -1..1: from above one edge up to the next."""
+    score = min(max(score, np.float32(-1)), np.float32(1))
+    for number, edge in enumerate(edges):
+        if score <= np.float32(edge):
+            return number
+    return len(edges)
+
+
+def test_unit_sentiment_against_loops():
+    """Every edge, its float32 neighbours, and scores off the scale, as predictions and as truths."""
+    edges = {"acc2": [0], "acc3": [-0.1, 0.1], "acc5": [-0.7, -0.1, 0.1, 0.7]}
+    special = np.float32([-1.01, -1, -0.7, -0.1, -0.0, 0, 0.1, 0.7, 1, 1.01, -1.7, 2.5])
+    special = np.concatenate([special, np.nextafter(special, np.float32(9)), np.nextafter(special, np.float32(-9))])
+    predictions, truths = (x.ravel() for x in np.meshgrid(special, special))
+    metrics = unit_sentiment_metrics(predictions, truths)
+    for name, inner in edges.items():
+        same = [class_by_loop(p, inner) == class_by_loop(t, inner) for p, t in zip(predictions, truths, strict=True)]
+        assert metrics[name] == sum(same) / len(same)
+
+    p, t = ([min(max(float(x), -1), 1) for x in scores] for scores in (predictions, truths))
+    assert metrics["mae"] == pytest.approx(sum(abs(a - b) for a, b in zip(p, t, strict=True)) / len(t), abs=1e-6)
+    mean_p, mean_t = sum(p) / len(p), sum(t) / len(t)
+    covariance = sum((a - mean_p) * (b - mean_t) for a, b in zip(p, t, strict=True))
+    spreads = [sum((x - mean) ** 2 for x in scores) ** 0.5 for scores, mean in ((p, mean_p), (t, mean_t))]
+    assert metrics["corr"] == pytest.approx(covariance / spreads[0] / spreads[1], abs=1e-6)
+
+
+def test_unit_sentiment_by_hand():
+    metrics = unit_sentiment_metrics([-0.8, 0.0, 0.1, 0.4, 1.5], [-0.6, 0.2, 0.0, 0.8, 1.0])
+    assert metrics["mae"] == pytest.approx((0.2 + 0.2 + 0.1 + 0.4 + 0) / 5)  # 1.5 counts as 1
+    assert metrics["acc2"] == 3 / 5  # 0 is negative, 0.1 and 0.4 are positive
+    assert metrics["acc3"] == 4 / 5  # 0.1 is neutral, 0.2 positive
+    assert metrics["acc5"] == 2 / 5
+    assert metrics["f1"] == pytest.approx(2 / 5 * (2 * 1 / 4) + 3 / 5 * (2 * 2 / 6))  # weights 2 negative, 3 positive
+    assert set(metrics) == {"mae", "corr", "acc2", "acc3", "acc5", "f1"}
+
+
+def test_unit_sentiment_that_is_constant():
+    assert {name for name, value in unit_sentiment_metrics([0.3, 0.3], [1, -1]).items() if isnan(value)} == {"corr"}
+
+
+def test_columns_follow_the_protocol():
+    """MMSA's tables have its own metrics, whose F1 is weighted by the true classes."""
+    predictions, truths = [2.6, -0.4, 0.2, -3.9, 0.0], [3.0, -1.0, -0.6, -3.0, 0.0]
+    metrics = SentimentRegression().metrics(predictions, truths)
+    of_mult, of_mmsa = (
+        {title: metrics[key] for title, key in SentimentRegression().of_protocol(protocol).columns.items()}
+        for protocol in ("MulT", "MMSA")
+    )
+    assert of_mult["F1"] == pytest.approx(2 / 4 * (2 / 3) + 2 / 4 * (4 / 5))
+    assert of_mmsa["Non0 F1"] == pytest.approx(1 / 4 * (2 / 3) + 3 / 4 * (4 / 5))
+    assert (of_mmsa["Has0 Acc2"], of_mmsa["Non0 Acc2"], of_mult["Acc2"]) == (4 / 5, 3 / 4, 3 / 4)
+
+
+def test_the_task_is_told_by_metrics_and_protocol():
+    truths = torch.tensor([[0.2], [-0.4]])
+    for task in (SentimentRegression(), SentimentRegression("MMSA"), UnitSentimentRegression()):
+        protocol = getattr(task, "protocol", "MMSA")
+        told = task_of_result({"test": task.metrics(truths, truths), "protocol": protocol})
+        assert (type(told), dict(told.columns)) == (type(task), dict(task.columns))

@@ -91,13 +91,13 @@ def test_one_data_set_and_runs_moved_aside(folder, unsaved):
     (runs / "seed4/result.json").unlink()  # not finished
     found, _ = find_runs(folder / "results", "mine")
     assert {key: {model: [run.result["seed"] for run in runs] for model, runs in models.items()}
-            for key, models in found.items()} == {("mine", "unaligned"): {"PMR": [9, 10], "MulT": [9]}}
+            for key, models in found.items()} == {("mine", "unaligned", "MulT"): {"PMR": [9, 10], "MulT": [9]}}
     assert main(command(folder, "--dataset", "iemocap")) == 0
     assert sorted(unsaved) == [f"iemocap_aligned_{kind}" for kind in sorted((*LEARNED, "bars", "curves"))]
 
 
 def test_curves_and_selected_epochs(folder):
-    models = find_runs(folder / "results", "mine")[0]["mine", "unaligned"]
+    models = find_runs(folder / "results", "mine")[0]["mine", "unaligned", "MulT"]
     lines = models["MulT"][0].epochs
     figure = drawing.draw_curves("title", models, "mean absolute error")
     pmr, mult = figure.axes[:2]

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from src.tables import PUBLISHED, build_table, collect, main, published_rows, write_tables
+from src.collect import Group, collect
+from src.dataset import find_spec
+from src.tables import PUBLISHED, build_table, main, published_rows, write_tables
 from tests.run_files import write_run
 
 INFINITE = float("inf")
 
 
-def table_of(root, dataset="mosi", alignment="unaligned"):
+def table_of(root, dataset="mosi", alignment="unaligned", protocol="MulT"):
     groups, _ = collect(root)
-    return build_table(dataset, alignment, groups[dataset, alignment])
+    group = Group(dataset, alignment, protocol)
+    return build_table(group, groups[group])
 
 
 def rows_of(table):
@@ -135,6 +138,41 @@ def test_what_does_not_belong_is_reported_and_left_out(tmp_path, capsys):
     assert rows["PMR"].runs == []
 
 
+def test_protocols_never_share_a_column(tmp_path):
+    """Runs on MMSA's splits have a table of their own, with MMSA's metrics and published figures."""
+    for protocol, seeds in (("MulT", (1, 2)), ("MMSA", (3, 4))):
+        for model, noise in (("MulT", 2.0), ("PMR", 0.3)):
+            for seed in seeds:
+                write_run(tmp_path, "mosi", False, model, seed, noise, protocol=protocol)
+    write_run(tmp_path, "sims", protocol="MMSA")
+    tables, problems = write_tables(tmp_path, tmp_path / "out")
+    assert problems == []
+    assert [table.name for table in tables] == ["mosi_mmsa_unaligned", "mosi_unaligned", "sims_mmsa_unaligned"]
+    mmsa, mult, sims = map(rows_of, tables)
+    for rows, seeds in ((mmsa, [3, 4]), (mult, [1, 2])):
+        assert [run["seed"] for run in rows["PMR"].runs] == seeds
+        assert rows["PMR"].cells["mae"].significant
+    assert list(tables[0].columns) == ["Acc7", "Acc5", "Has0 Acc2", "Has0 F1", "Non0 Acc2", "Non0 F1", "MAE", "Corr"]
+    assert list(mmsa) == ["train mean", "LF-DNN", "TFN", "LMF", "MISA", "Self-MM", "CENET", "MulT", "PMR"]
+    published = {key: cell.published for key, cell in mmsa["MulT"].cells.items()}
+    assert published == pytest.approx({"acc7": 0.3691, "acc5": 0.4268, "acc2_has0": 0.7971, "f1_has0": 0.7963,
+                                       "acc2": 0.8098, "f1": 0.8095, "mae": 0.8799, "corr": 0.7022})
+    assert "f1" not in mult["MulT"].cells
+    assert sims["MulT"].cells["acc5"].published == pytest.approx(0.3794)
+    assert "MMSA's metrics" in (tmp_path / "out/mosi_mmsa_unaligned.md").read_text()
+    assert "## mosi (MMSA), unaligned" in (tmp_path / "out/mosi_mmsa_unaligned.md").read_text()
+
+
+def test_results_without_a_protocol_are_of_mult(tmp_path):
+    path = write_run(tmp_path) / "result.json"
+    result = json.loads(path.read_text())
+    del result["protocol"]
+    path.write_text(json.dumps(result))
+    assert rows_of(table_of(tmp_path))["PMR"].runs[0]["protocol"] == "MulT"
+    path.write_text(json.dumps(result | {"protocol": "theirs"}))
+    assert collect(tmp_path) == ({}, [f"{path} is damaged; delete it or train the run again"])
+
+
 def test_nothing_to_show_is_an_error(tmp_path, capsys):
     assert main(["--results_dir", str(tmp_path)]) == 2
     assert "holds no finished run" in capsys.readouterr().err
@@ -154,9 +192,13 @@ def test_published_figures_are_complete_and_say_where_they_are_from():
         assert record["source"]
         assert record["read"] in ("all", "none") or set(record["read"]) <= set(record["test"])
         assert all(0 < value <= 100 for value in record["test"].values())
+        of_protocol = find_spec(record["dataset"]).task.of_protocol(record["protocol"])
+        assert {"f1_stock" if key == "f1" and record["protocol"] == "MulT" else key for key in record["test"]} <= set(
+            of_protocol.columns.values()
+        )
     for dataset in ("mosi", "mosei", "iemocap"):
         for alignment in ("aligned", "unaligned"):
-            assert {"MulT", "PMR"} < set(published_rows(dataset, alignment))
-    assert published_rows("mosei", "aligned")["PMR"]["test"] == pytest.approx(
+            assert {"MulT", "PMR"} < set(published_rows((dataset, alignment, "MulT")))
+    assert published_rows(("mosei", "aligned", "MulT"))["PMR"]["test"] == pytest.approx(
         {"acc7": 0.525, "acc2": 0.833, "f1_stock": 0.826}
     )
