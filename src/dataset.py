@@ -5,6 +5,7 @@ src/cache.py how they are read.
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -43,11 +44,16 @@ class DatasetSpec:
         folder = Path(data_path)
         if os.path.isfile(folder):
             return folder
-        candidates = [folder / f"{self.stem}_data{'' if aligned else '_noalign'}.pkl"]
+        candidates = [folder / name for name in self.names(aligned)]
+        return next(filter(os.path.isfile, candidates), candidates[0])
+
+    def names(self, aligned):
+        """What its pickle may be called in a data folder: MulT's name, then MMSA's."""
+        names = [f"{self.stem}_data{'' if aligned else '_noalign'}.pkl"]
         if self.mmsa_folder:
             name = f"{'' if aligned else 'un'}aligned_{self.mmsa_steps}.pkl"
-            candidates += [folder / name, folder / self.mmsa_folder / "Processed" / name]
-        return next(filter(os.path.isfile, candidates), candidates[0])
+            names += [name, f"{self.mmsa_folder}/Processed/{name}"]
+        return names
 
 
 def table_5(**row):
@@ -106,6 +112,22 @@ def find_spec(name):
     if Path(name).name != name or name in ("", ".", ".."):
         raise UserError(f"--dataset {name!r} is not a name; give NAME of NAME_data.pkl, and its folder by --data_path")
     return DatasetSpec(name, name)
+
+
+def told_by_path(path):
+    """The spec of the data set that a file's path tells, and whether it is aligned; (None, None) where it does not."""
+    found = {}
+    for spec in KNOWN:
+        for aligned in (True, False):
+            for name in map(Path, spec.names(aligned)):
+                if Path(path).parts[-len(name.parts):] == name.parts:
+                    found.setdefault(len(name.parts), []).append((spec, aligned))
+    if found:
+        best = found[max(found)]  # MOSI/Processed/aligned_50.pkl says more than aligned_50.pkl
+        return best[0] if len(best) == 1 else (None, None)
+    if match := re.fullmatch(r"(.+)_data(_noalign)?\.pkl", Path(path).name):
+        return DatasetSpec(match[1], match[1]), match[2] is None
+    return None, None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""CMU-MultimodalSDK's computational sequences: one stream of features in time, of many videos, in an HDF5 file (.csd).
+
+The file holds one group, named after the sequence, with `metadata` and `data`; `data/ID/features` (t, d) and
+`data/ID/intervals` (t, 2), in seconds, are the steps of a video, ID, or of a segment of it, ID "video[number]"
+(github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK, mmsdk/mmdatasdk/computational_sequence).
+"""
+
+import re
+from contextlib import contextmanager
+
+import numpy as np
+
+from src.errors import UserError, printable
+
+SEGMENT_ID = re.compile(r"(.+)\[(\d+)\]")
+
+
+@contextmanager
+def open_sequence(path):
+    """The ComputationalSequence of a file, while it is open; UserError where it is none."""
+    try:
+        import h5py  # noqa: PLC0415, an optional extra
+    except ImportError as error:
+        raise UserError(f"{path} is HDF5, and h5py, which reads that, is not installed: pip install h5py") from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        reason = "it does not exist" if isinstance(error, FileNotFoundError) else f"it is no whole HDF5 ({error})"
+        raise UserError(f"{path} cannot be read: {printable(reason)}") from error
+    with file:
+        names = list(file)
+        if len(names) != 1 or not isinstance(file.get(f"{names[0]}/data"), h5py.Group):
+            raise UserError(f"{path} is no computational sequence: it has no single group with 'data' in it")
+        yield ComputationalSequence(path, names[0], file[names[0]]["data"])
+
+
+class ComputationalSequence:
+    """The entries of an open file; a video that was read last is kept."""
+
+    def __init__(self, path, name, data):
+        self.path, self.name, self.data = path, printable(name), data
+        self.width = None  # d, once an entry was read
+        self._last = None, None
+
+    def ids(self):
+        """The ids of its entries, of videos or segments."""
+        return list(self.data)
+
+    def __contains__(self, entry):
+        return entry in self.data
+
+    def entry(self, entry):
+        """Features (t, d) and intervals (t, 2) of an entry; UserError where they are no such arrays."""
+        if self._last[0] != entry:
+            self._last = entry, self._read(entry)
+        return self._last[1]
+
+    def _read(self, entry):
+        place = f"{self.path}, {printable(entry)}"
+        try:
+            features, intervals = (np.asarray(self.data[entry][key]) for key in ("features", "intervals"))
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"{place} is damaged or has no features and intervals") from error
+        for name, array in (("features", features), ("intervals", intervals)):
+            if array.dtype.kind not in "biuf":
+                raise UserError(f"{place} {name} are not numbers; of words, take the vectors")
+        width = self.width or (features.shape[1] if features.ndim == 2 else None)
+        if not width or features.ndim != 2 or features.shape[1] != width or intervals.shape != (len(features), 2):
+            raise UserError(
+                f"{place} has features of shape {features.shape} and intervals of shape {intervals.shape}; expected "
+                f"(steps, {width or 'features'}) and (steps, 2)"
+            )
+        self.width = width
+        return features, intervals
+
+    def steps(self, segment):
+        """The features (t, d) of a Segment, in their order in time: the entry that has its id, else those steps of its
+        video whose midpoint lies in it, its end excluded. None where it has neither entry.
+        """
+        if segment.id in self:
+            return self.entry(segment.id)[0]
+        if segment.video not in self:
+            return None
+        features, intervals = self.entry(segment.video)
+        middle = intervals.mean(axis=1)
+        inside = np.flatnonzero((segment.start <= middle) & (middle < segment.end))
+        return features[inside[np.argsort(middle[inside], kind="stable")]]
