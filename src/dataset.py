@@ -195,10 +195,15 @@ def load_dataset(spec, data_path="data", aligned=False, cache_dir=None):
         return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name)
     path = find_file(spec, data_path, aligned)
     converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path))
-    for other in KNOWN:
-        if other is not spec and converted.sha256 in other.mmsa_sha256:
-            raise UserError(f"{path} is {other.name}'s file by its SHA-256; name that of {spec.name} by --data_path")
+    check_owner(converted.sha256, spec, path)
     return make_dataset(converted, spec, aligned, path)
+
+
+def check_owner(sha256, spec, path):
+    """UserError where a file is known as one of another data set."""
+    for other in KNOWN:
+        if other is not spec and sha256 in other.mmsa_sha256:
+            raise UserError(f"{path} is {other.name}'s file by its SHA-256; name that of {spec.name} by --data_path")
 
 
 def find_file(spec, data_path, aligned):

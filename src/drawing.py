@@ -207,3 +207,39 @@ def draw_attention(title, sample, maps, segments):
     panels[-1].set_xlabel("segment and steps of the hub")
     figure.suptitle(f"{title}\nattention to the hub in the last layer, mean over heads\ntest sample {sample}")
     return figure
+
+
+def draw_streams(title, streams):
+    """The three streams of a sample: a heat map a modality, its padding, the steps of zeros, hatched.
+
+    streams: {name: (T, d)}. Each feature is shown in standard deviations from its mean over the real steps.
+    """
+    figure = Figure(figsize=(WIDTH, 1.2 + 2 * len(streams)), layout="constrained")
+    for axes, (name, stream) in zip(figure.subplots(len(streams), 1), streams.items(), strict=True):
+        steps, width = stream.shape
+        real = (stream != 0).any(axis=1)
+        shown = np.full(stream.shape, np.nan)
+        shown[real] = standard_scores(stream[real])
+        image = axes.imshow(shown.T, cmap="Greys", vmin=-2, vmax=2, aspect="auto", interpolation="nearest",
+                            extent=(0.5, steps + 0.5, width + 0.5, 0.5))
+        edges = np.flatnonzero(np.diff(np.concatenate([[True], real, [True]]))) + 0.5
+        for start, end in edges.reshape(-1, 2):
+            axes.axvspan(start, end, facecolor="#56B4E9", edgecolor="black", hatch="////", lw=0, alpha=0.5)
+        axes.set_ylabel(f"feature of\n{name}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.spines[["top", "right"]].set_visible(True)
+        figure.colorbar(image, ax=axes, label="standard deviations", pad=0.02, extend="both")
+    axes.set_xlabel("time step (hatched: padding)")
+    figure.suptitle(title)
+    return figure
+
+
+def standard_scores(stream):
+    """Each feature of (T, d) in standard deviations from its mean, over what is finite; 0 where it does not vary."""
+    finite = np.where(np.isfinite(stream), stream, np.nan).astype(float)
+    known = np.isfinite(finite)
+    number = np.maximum(known.sum(axis=0), 1)
+    centred = finite - np.where(known, finite, 0).sum(axis=0) / number
+    spread = np.sqrt((np.where(known, centred, 0) ** 2).sum(axis=0) / number)
+    return centred / np.where(spread > 0, spread, 1)
