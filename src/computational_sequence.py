@@ -6,7 +6,8 @@ The file holds one group, named after the sequence, with `metadata` and `data`; 
 """
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -22,32 +23,40 @@ def open_sequence(path):
         import h5py  # noqa: PLC0415, an optional extra
     except ImportError as error:
         raise UserError(f"{path} is HDF5, and h5py, which reads that, is not installed: pip install h5py") from error
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        reason = "it does not exist" if isinstance(error, FileNotFoundError) else f"it is no whole HDF5 ({error})"
-        raise UserError(f"{path} cannot be read: {printable(reason)}") from error
-    with file:
+    with told_of(f"{path} is damaged or no HDF5"), ExitStack() as stack:
+        if not Path(path).is_file():
+            raise UserError(f"{path} is missing; name a .csd file")
+        file = stack.enter_context(h5py.File(path, "r"))
         names = list(file)
         if len(names) != 1 or not isinstance(file.get(f"{names[0]}/data"), h5py.Group):
             raise UserError(f"{path} is no computational sequence: it has no single group with 'data' in it")
-        yield ComputationalSequence(path, names[0], file[names[0]]["data"])
+        sequence = ComputationalSequence(path, file[names[0]]["data"])
+        if not all(isinstance(entry, str) for entry in sequence.ids):
+            raise UserError(f"{path} is damaged: ids in it are not text; get it again")
+        kept_open = stack.pop_all()
+    with kept_open:
+        yield sequence
+
+
+@contextmanager
+def told_of(fault):
+    """Whatever h5py raises, of a damaged file it may be anything, as a UserError that says this."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{fault} ({type(error).__name__}: {printable(error)[:200]}); get it again") from error
 
 
 class ComputationalSequence:
     """The entries of an open file; a video that was read last is kept."""
 
-    def __init__(self, path, name, data):
-        self.path, self.name, self.data = path, printable(name), data
+    def __init__(self, path, data):
+        self.path, self.data = path, data
         self.width = None  # d, once an entry was read
         self._last = None, None
-
-    def ids(self):
-        """The ids of its entries, of videos or segments."""
-        return list(self.data)
-
-    def __contains__(self, entry):
-        return entry in self.data
+        self.ids = dict.fromkeys(data)  # of its entries, of videos or segments; in order, and quick to look up
 
     def entry(self, entry):
         """Features (t, d) and intervals (t, 2) of an entry; UserError where they are no such arrays."""
@@ -57,10 +66,8 @@ class ComputationalSequence:
 
     def _read(self, entry):
         place = f"{self.path}, {printable(entry)}"
-        try:
+        with told_of(f"{place} is damaged or has no features and intervals"):
             features, intervals = (np.asarray(self.data[entry][key]) for key in ("features", "intervals"))
-        except (KeyError, OSError, TypeError, ValueError) as error:
-            raise UserError(f"{place} is damaged or has no features and intervals") from error
         for name, array in (("features", features), ("intervals", intervals)):
             if array.dtype.kind not in "biuf":
                 raise UserError(f"{place} {name} are not numbers; of words, take the vectors")
@@ -77,9 +84,9 @@ class ComputationalSequence:
         """The features (t, d) of a Segment, in their order in time: the entry that has its id, else those steps of its
         video whose midpoint lies in it, its end excluded. None where it has neither entry.
         """
-        if segment.id in self:
+        if segment.id in self.ids:
             return self.entry(segment.id)[0]
-        if segment.video not in self:
+        if segment.video not in self.ids:
             return None
         features, intervals = self.entry(segment.video)
         middle = intervals.mean(axis=1)

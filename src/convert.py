@@ -54,7 +54,7 @@ class Segment:
 def labelled_segments(labels):
     """{video: its Segments} of a sequence of labels, whose first feature is the sentiment."""
     segments = {}
-    for entry in labels.ids():
+    for entry in labels.ids:
         features, intervals = labels.entry(entry)
         video, number = match.groups() if (match := SEGMENT_ID.fullmatch(entry)) else (entry, None)
         if number is not None and len(features) != 1:
@@ -139,7 +139,7 @@ def convert(paths, labels_path, folds_path, steps):
 def check_in_use(sequences, segments):
     """UserError unless each sequence has an entry of a labelled segment; afterwards its width is known."""
     for sequence in sequences.values():
-        for entry in sequence.ids():
+        for entry in sequence.ids:
             match = SEGMENT_ID.fullmatch(entry)
             if (match[1] if match else entry) in segments:
                 sequence.entry(entry)
@@ -174,9 +174,10 @@ def run(argv):
                         help=f"longest sequences; of longer ones the end is kept (default: {STEPS})")
     arguments = parser.parse_args(argv)
     out = arguments.out
-    spec, aligned = told_by_path(out)
-    if spec is None or aligned:
-        raise UserError(f"--out {out}: main.py finds unaligned data as NAME_data_noalign.pkl; name it so")
+    spec, _ = told_by_path(out)
+    if not out.name.endswith("_data_noalign.pkl") or spec.make:
+        raise UserError(f"--out {out}: main.py finds unaligned data as NAME_data_noalign.pkl, NAME not demo; "
+                        "name it so")
     if out.exists():
         raise UserError(f"--out {out} is there already; move it away or give another name")
     paths = {key: getattr(arguments, key) for key in MODALITY_KEYS}

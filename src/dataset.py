@@ -115,7 +115,7 @@ def find_spec(name):
 
 
 def told_by_path(path):
-    """The spec of the data set that a file's path tells, and whether it is aligned; (None, None) where it does not."""
+    """The spec of the data set that a file's path tells, and whether it is aligned; None for what it does not tell."""
     found = {}
     for spec in KNOWN:
         for aligned in (True, False):
@@ -124,7 +124,7 @@ def told_by_path(path):
                     found.setdefault(len(name.parts), []).append((spec, aligned))
     if found:
         best = found[max(found)]  # MOSI/Processed/aligned_50.pkl says more than aligned_50.pkl
-        return best[0] if len(best) == 1 else (None, None)
+        return best[0] if len(best) == 1 else (None, best[0][1])
     if match := re.fullmatch(r"(.+)_data(_noalign)?\.pkl", Path(path).name):
         return DatasetSpec(match[1], match[1]), match[2] is None
     return None, None
@@ -201,9 +201,13 @@ def load_dataset(spec, data_path="data", aligned=False, cache_dir=None):
 
 def check_owner(sha256, spec, path):
     """UserError where a file is known as one of another data set."""
-    for other in KNOWN:
-        if other is not spec and sha256 in other.mmsa_sha256:
-            raise UserError(f"{path} is {other.name}'s file by its SHA-256; name that of {spec.name} by --data_path")
+    if (owner := owner_of(sha256)) not in (None, spec):
+        raise UserError(f"{path} is {owner.name}'s file by its SHA-256; name that of {spec.name} by --data_path")
+
+
+def owner_of(sha256):
+    """The spec of the data set that a published file of this SHA-256 is of, or None."""
+    return next((spec for spec in KNOWN if sha256 in spec.mmsa_sha256), None)
 
 
 def find_file(spec, data_path, aligned):

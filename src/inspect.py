@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 
 from src.cache import read_file, sha256_of
-from src.dataset import DatasetSpec, check_owner, check_splits, find_spec, told_by_path
+from src.dataset import DatasetSpec, check_owner, check_splits, find_spec, owner_of, told_by_path
 from src.drawing import STYLE, draw_streams
 from src.errors import Parser, UserError, printable, run_command
 from src.formats import MODALITY_KEYS, SPLITS, chunks_of, read_layout
@@ -42,7 +42,7 @@ class Found:
 
 
 def find(path, dataset, aligned):
-    """The Found of a path, as the data set of this name, or as what its name tells; UserError where it is refused."""
+    """The Found of a path, as the data set of this name, or as what it tells itself; UserError where it is refused."""
     if not path.is_file():
         files = ", ".join(sorted(file.name for file in path.glob("*.pkl")))
         raise UserError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; name a data file"
@@ -54,7 +54,7 @@ def find(path, dataset, aligned):
         read_file(path, None, check=None)  # says it as main.py does
         raise UserError(f"{path} is damaged; main.py would take what an earlier run kept of it") from error
     told, told_aligned = told_by_path(path)
-    spec = find_spec(dataset) if dataset else told or DatasetSpec(path.stem, path.stem)
+    spec = find_spec(dataset) if dataset else told or owner_of(sha256) or DatasetSpec(path.stem, path.stem)
     found = Found(path, raw, sha256, spec, aligned or bool(told_aligned))
     try:
         protocol, splits = read_layout(raw, path)
@@ -161,6 +161,8 @@ def shared_ids(found):
 
 def refusal(found):
     """What main.py would refuse the file with, or None; and lines about what it would change."""
+    if found.spec.make:
+        return f"{found.path} is not read: main.py makes {found.spec.name} itself; give the file another name", []
     if found.fault:
         return found.fault, []
     try:

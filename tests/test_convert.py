@@ -35,10 +35,10 @@ def stream(key, seconds=8):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Sequences of four videos of 8 seconds, each with segments at 1 to 3 and 4 to 7.5, and their folds."""
+    """Sequences of four videos of 8 seconds, each with segments at 1.5 to 3 and 4 to 7.5, and their folds."""
     for key in WIDTHS:
         write_csd(tmp_path / f"{key}.csd", {video: stream(key) for video in VIDEOS})
-    labels = {video: ([[i - 1.5, 9], [i - 0.5, 9]], [[1, 3], [4, 7.5]]) for i, video in enumerate(VIDEOS)}
+    labels = {video: ([[i - 1.5, 9], [i - 0.5, 9]], [[1.5, 3], [4, 7.5]]) for i, video in enumerate(VIDEOS)}
     write_csd(tmp_path / "labels.csd", labels)
     (tmp_path / "folds.json").write_text(json.dumps(FOLDS))
     return tmp_path
@@ -81,10 +81,10 @@ def test_a_sample_takes_the_steps_whose_middle_it_holds(folder, capsys):
     assert "not finite" not in printed
     dataset = converted(folder)
     assert (dataset.input_lens, dataset.input_dims, dataset.protocol) == ((4, 5, 20), (4, 3, 2), "MulT")
-    assert dataset.splits["train"].ids == ["vid-1|1.0|3.0", "vid-1|4.0|7.5", "vid_2|1.0|3.0", "vid_2|4.0|7.5"]
+    assert dataset.splits["train"].ids == ["vid-1|1.5|3.0", "vid-1|4.0|7.5", "vid_2|1.5|3.0", "vid_2|4.0|7.5"]
     assert dataset.splits["train"].labels.ravel().tolist() == [-1.5, -0.5, -0.5, 0.5]
-    assert first_steps(dataset, "test", 0) == {"text": [1, 2], "audio": [1, 1.5, 2, 2.5],
-                                               "vision": np.arange(1, 3, 0.25).tolist()}
+    assert first_steps(dataset, "test", 0) == {"text": [1, 2], "audio": [1.5, 2, 2.5],
+                                               "vision": np.arange(1.5, 3, 0.25).tolist()}
     assert first_steps(dataset, "test", 1) == {"text": [4, 5, 6], "audio": [5, 5.5, 6, 6.5, 7],
                                                "vision": np.arange(4, 7.5, 0.25).tolist()}
     assert train(["--dataset", "mosi", "--data_path", str(folder / "data"), "--results_dir", str(folder / "results"),
@@ -110,7 +110,7 @@ def test_entries_of_segments_are_taken_as_they_are(folder, labels_too):
     assert main(command(folder)) == 0
     dataset = converted(folder)
     assert [first_steps(dataset, "test", i)["text"] for i in (0, 1)] == [[-93, -93], [-92, -92, -92]]
-    assert first_steps(dataset, "test", 0)["audio"] == ([0, 0.5] if labels_too else [1, 1.5, 2, 2.5])
+    assert first_steps(dataset, "test", 0)["audio"] == ([0, 0.5] if labels_too else [1.5, 2, 2.5])
 
 
 def test_what_is_left_out_or_changed_is_counted(folder, capsys):
@@ -133,6 +133,12 @@ def test_what_is_left_out_or_changed_is_counted(folder, capsys):
     assert dataset.splits["train"].features[1][0, 1:].tolist() == [[0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 1, 1]]
 
 
+def test_a_video_that_a_fold_names_twice_counts_once(folder):
+    (folder / "folds.json").write_text(json.dumps(FOLDS | {"valid": ["vid3", "vid3"]}))
+    assert main(command(folder)) == 0
+    assert len(converted(folder).splits["valid"]) == 2
+
+
 def test_folds_may_be_the_module_of_the_sdk(folder):
     (folder / "folds.py").write_text("# the folds\n" + "".join(
         f"standard_{split}_fold={videos!r}\n" for split, videos in FOLDS.items()
@@ -150,8 +156,8 @@ def rewrite(name, entries):
 
 
 @pytest.mark.parametrize("spoil, words", [
-    (lambda folder: (folder / "text.csd").unlink(), "text.csd cannot be read: it does not exist"),
-    (lambda folder: (folder / "text.csd").write_text("no"), "text.csd cannot be read: it is no whole HDF5"),
+    (lambda folder: (folder / "text.csd").unlink(), "text.csd is missing; name a .csd file"),
+    (lambda folder: (folder / "text.csd").write_text("no"), "text.csd is damaged or no HDF5 (OSError: "),
     (lambda folder: (folder / "text.csd").write_bytes((folder / "text.csd").read_bytes()[:3000]), "text.csd"),
     (lambda folder: h5py.File(folder / "text.csd", "w").close(), "text.csd is no computational sequence"),
     (rewrite("text", {"vid-1": (np.array([[b"a word"]]), [[0, 1]])}), "vid-1 features are not numbers"),
@@ -176,7 +182,8 @@ def test_files_that_do_not_fit(folder, capsys, spoil, words):
 
 
 @pytest.mark.parametrize("out, words", [
-    ("data/mosi_data.pkl", "name it so"), ("mosi.pkl", "name it so"), ("labels.csd/mosi_data_noalign.pkl", "cannot be"),
+    ("data/mosi_data.pkl", "name it so"), ("mosi.pkl", "name it so"), ("unaligned_39.pkl", "name it so"),
+    ("demo_data_noalign.pkl", "name it so"), ("labels.csd/mosi_data_noalign.pkl", "cannot be written"),
 ])
 def test_places_where_a_file_cannot_be(folder, capsys, out, words):
     assert words in complaint(capsys, command(folder, out=out))

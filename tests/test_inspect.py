@@ -1,12 +1,17 @@
 """What a data file holds, line by line; that main.py is spoken for truly; the picture of a sample."""
 
+import hashlib
+import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from main import main as train
+from src.dataset import KNOWN, find_spec, load_dataset
 from src.drawing import draw_streams, standard_scores
 from src.inspect import main
 from tests.data_files import make_mmsa_splits, make_splits, write_dataset
@@ -104,6 +109,15 @@ def test_whose_file_it_is(tmp_path, capsys, name, flags, taken):
     assert output(capsys, path, *flags)[-1] == f"main.py takes it: {taken.format(path)}"
 
 
+def test_published_files_are_told_by_their_hash(tmp_path, capsys, monkeypatch):
+    path = write(tmp_path, make_mmsa_splits(aligned=True, lens=(7, 7, 7)), "aligned_50.pkl")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    mosi, mosei, *others = KNOWN
+    monkeypatch.setattr("src.dataset.KNOWN", (mosi, replace(mosei, mmsa_sha256=(digest,)), *others))
+    assert output(capsys, path)[-1] == f"main.py takes it: --dataset mosei --data_path {path} --aligned"
+    assert "is mosei's file by its SHA-256" in complaint(capsys, path, "--dataset", "mosi")[1]
+
+
 def spoil(split, key, value, place=(0, 0, 0)):
     def spoiled(splits):
         splits[split][key][place] = value
@@ -150,6 +164,21 @@ def test_other_pickles_and_other_files(tmp_path, capsys, content):
     assert capsys.readouterr().err == error
 
 
+def test_a_file_that_no_run_reads(tmp_path, capsys):
+    lines, error = complaint(capsys, write(tmp_path, make_splits(), "demo_data_noalign.pkl"))
+    assert "test" in lines
+    assert "main.py makes demo itself; give the file another name" in error
+
+
+def test_a_file_that_was_damaged_behind_its_cache(tmp_path, capsys):
+    path = write(tmp_path, make_splits())
+    load_dataset(find_spec("mosi"), path)
+    stat = path.stat()
+    path.write_bytes(b"\0" * stat.st_size)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert "is damaged; main.py would take what an earlier run kept of it" in complaint(capsys, path)[1]
+
+
 @pytest.mark.parametrize("name, words", [("nowhere.pkl", "nowhere.pkl is missing; name a data file"),
                                          (".", "is a folder; name a data file, as mosi_data_noalign.pkl")])
 def test_what_is_no_file(tmp_path, capsys, name, words):
@@ -162,6 +191,17 @@ def test_a_picture(tmp_path, capsys):
     lines = output(capsys, path, "--split", "train", "--sample", "2", "--picture", picture)
     assert f"picture in {picture}" in lines
     assert min(imread(picture).shape[:2]) > 400
+
+
+def test_a_picture_is_of_what_training_sees(tmp_path, capsys, monkeypatch):
+    """Of MMSA's sequences the padding comes to the front, and what BERT left behind the text is gone."""
+    splits, drawn = make_mmsa_splits(), {}
+    monkeypatch.setattr("src.inspect.draw_streams", lambda title, streams: drawn.update(streams) or Figure())
+    output(capsys, write(tmp_path, splits, "mosi.pkl"), "--sample", "1", "--picture", tmp_path / "out.png")
+    for key, stream in drawn.items():  # sample 1 has two steps
+        np.testing.assert_array_equal(stream[-2:], splits["test"][key][1, :2].astype(np.float32))
+        assert not stream[:-2].any()
+    assert list(drawn) == ["text", "audio", "vision"]
 
 
 def test_a_picture_shades_padding_and_scores_features():

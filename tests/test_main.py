@@ -18,6 +18,7 @@ from src.dataset import find_spec, load_dataset
 from src.models import MODELS
 from src.run_reader import read_run
 from src.tables import write_tables
+from src.tasks import SentimentRegression
 from tests.data_files import make_mmsa_splits, make_splits, write_dataset
 
 SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "2", "--batch_size", "5",
@@ -168,6 +169,7 @@ def test_runs_on_the_splits_of_others_are_not_compared(folder, capsys):
     (folder / "data/mosi_data_noalign.pkl").unlink()
     write_mmsa(folder, "MOSI/Processed/unaligned_50.pkl", make_mmsa_splits())
     assert main(command(folder, dataset="mosi", results="other")) == 0
+    assert load_dataset(find_spec("mosi"), folder / "data").task == SentimentRegression("MMSA")
     paths = [folder / results / "mosi/unaligned/MulT/seed1111" for results in ("results", "other")]
     capsys.readouterr()
     for ours, theirs in (paths, [path / "log.txt" for path in paths]):

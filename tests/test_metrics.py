@@ -116,12 +116,12 @@ def test_unit_sentiment_against_loops():
 
 
 def test_unit_sentiment_by_hand():
-    metrics = unit_sentiment_metrics([-0.8, 0.0, 0.1, 0.4, 1.5], [-0.6, 0.2, 0.0, 0.8, 1.0])
-    assert metrics["mae"] == pytest.approx((0.2 + 0.2 + 0.1 + 0.4 + 0) / 5)  # 1.5 counts as 1
-    assert metrics["acc2"] == 3 / 5  # 0 is negative, 0.1 and 0.4 are positive
-    assert metrics["acc3"] == 4 / 5  # 0.1 is neutral, 0.2 positive
+    metrics = unit_sentiment_metrics([-0.8, 0.05, 0.1, 0.4, 1.5], [-0.6, 0.2, 0.0, 0.8, 1.0])
+    assert metrics["mae"] == pytest.approx((0.2 + 0.15 + 0.1 + 0.4 + 0) / 5)  # 1.5 counts as 1
+    assert metrics["acc2"] == 4 / 5  # 0 is negative, 0.1 positive
+    assert metrics["acc3"] == 4 / 5  # 0.05 is neutral, 0.2 positive
     assert metrics["acc5"] == 2 / 5
-    assert metrics["f1"] == pytest.approx(2 / 5 * (2 * 1 / 4) + 3 / 5 * (2 * 2 / 6))  # weights 2 negative, 3 positive
+    assert metrics["f1"] == pytest.approx(2 / 5 * (2 / 3) + 3 / 5 * (6 / 7))  # 2 truths are negative, 3 positive
     assert set(metrics) == {"mae", "corr", "acc2", "acc3", "acc5", "f1"}
 
 
