@@ -40,7 +40,7 @@ def build_ours(case, plain):
     """A model of this project; `plain` without kernels, and unit by unit."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from modules import cpu_kernels, side_by_side  # noqa: PLC0415 - and not the original's
-    from src.memory import keep_freed_memory  # noqa: PLC0415
+    from src.machine import keep_freed_memory  # noqa: PLC0415
     from src.models import build_model  # noqa: PLC0415
 
     if plain:
@@ -106,7 +106,6 @@ def peak_bytes(device):
 def main():
     """Serve steps until the other side closes."""
     job = json.loads(sys.argv[1])
-    sys.path.pop(0)  # this file's folder
     if job["threads"]:
         torch.set_num_threads(job["threads"])
     step = make_step(job)

@@ -7,8 +7,8 @@ from src.errors import UserError
 from src.models import MODELS
 from src.run_folder import read_result
 
-NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "deterministic",
-                      "log_interval"}
+NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "compile",
+                      "deterministic", "log_interval"}
 
 
 class Group(NamedTuple):

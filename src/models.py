@@ -146,7 +146,8 @@ class PMR(MultimodalModel):
 
 def keep_reading(kept, name, read, module, inputs, output):
     """A forward hook, once its first three arguments are bound: keep under the name what is read of the pass."""
-    kept[name] = read(module, inputs, output).detach()
+    value = read(module, inputs, output).detach()
+    kept[name] = value.float() if value.dtype == torch.bfloat16 else value
 
 
 def mean_of_real_steps(x, padding):

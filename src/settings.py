@@ -6,7 +6,6 @@ for any other. PMR takes the same rows: that is this project's choice, since its
 """
 
 import argparse
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from src.models import MODELS, build_model, find_model, model_options
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
 DATA_DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_LAYERS = 1000
 
 
@@ -117,6 +117,10 @@ class Settings:
     seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
 
     device: str = flag("run", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
+    precision: str = flag("run", "float32", "of matrix products: float32, or faster on a GPU tf32 or bfloat16 "
+                          "(autocast). Not the same numbers", choices=PRECISIONS)
+    compile: bool = flag("run", False, "run the model through torch.compile: for GPUs, after minutes of compiling",
+                         action="store_true")
     data_device: str = flag("run", "auto", "where the data is held: cpu, cuda, or auto (the GPU of --device, if half "
                             "of its free memory is enough)", choices=DATA_DEVICES)
     cache_dir: str | None = flag("run", None, "folder for the converted data files (default: beside each file)")
@@ -268,39 +272,3 @@ def check_setting(setting, value):
         setting.metadata["type"](str(value))
     if value not in setting.metadata.get("choices", (value,)) and value is not None:
         raise ValueError(f"{setting.name} is {value!r}")
-
-
-def choose_arithmetic(deterministic):
-    """Make a GPU compute the same numbers each time, or let it be fast. It must be called before a GPU is used."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = False
-
-
-def find_device(name):
-    """The torch device of --device; UserError where this machine has none such."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("it is neither cpu nor cuda")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise UserError(f"--device {name} cannot be used here: {reason}; try --device cpu") from error
-    return device
-
-
-def find_data_device(name, device, size):
-    """Where data of so many bytes is held for a model on a device; UserError where it cannot be there."""
-    if name == "cuda" and device.type != "cuda":
-        raise UserError(f"--data_device cuda: the model is on {device}; leave it out or train with --device cuda")
-    if name == "cpu" or device.type == "cpu":
-        return torch.device("cpu")
-    free, _ = torch.cuda.mem_get_info(device)
-    if name == "cuda" and size > free:
-        raise UserError(f"--data_device cuda: the data takes {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB "
-                        "free; use --data_device cpu")
-    return device if name == "cuda" or size <= free / 2 else torch.device("cpu")

@@ -11,6 +11,7 @@ from src.signals import Stopped
 from src.training_progress import Epoch, Evaluation, PartOfEpoch, Progress
 
 NAMED_SAMPLES = 8  # of a batch that diverged
+CHECKED_TOGETHER = 30  # batches on a GPU
 
 
 def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1, clip, generator, device="cpu",
@@ -24,26 +25,44 @@ def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1,
     model.train()
     done = part_done or PartOfEpoch()
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    for i, indices in enumerate(torch.randperm(len(split), generator=generator).split(batch_size)):
+    together = checked_together(device)
+    order, steps = torch.randperm(len(split), generator=generator), []
+    for i, indices in enumerate(order.split(batch_size)):
         if i < done.batches:
             continue
         optimizer.zero_grad(set_to_none=False)
-        loss = 0.0
+        loss = torch.zeros((), dtype=torch.float64, device=device)
         for part in indices.chunk(batch_chunk):
             features, padding, labels = split.batch(part, device)
             prediction, _ = model(*features, padding)
             share = task.loss(prediction, labels) * (len(part) / len(indices))
             share.backward()
-            loss += share.item()
-        norm = clip_grad_norm_(trained, clip).item()
+            loss += share.detach()
+        norm = clip_grad_norm_(trained, clip)
+        optimizer.step()
+        steps.append((i, indices, torch.stack([loss, norm.double()])))
+        if len(steps) == together or (i + 1) * batch_size >= len(order):
+            take_in(steps, split, done, on_batch)
+            steps = []
+    return done.loss_sum / len(split)
+
+
+def checked_together(device):
+    """After how many batches their losses are looked at: on a GPU not after each, since that waits for it."""
+    return 1 if torch.device(device).type == "cpu" else CHECKED_TOGETHER
+
+
+def take_in(steps, split, done, on_batch):
+    """Count steps [(number, indices, (loss, norm of the gradient))] as done, and tell of them, if they are finite."""
+    values = torch.stack([value for _, _, value in steps]).tolist()  # on a GPU, this waits for it
+    for (i, indices, _), (loss, norm) in zip(steps, values, strict=True):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = f"the loss of batch {i} is {loss} and its gradient has norm {norm}"
             before = "it is the first" if done.last_loss is None else f"the last finite loss was {done.last_loss:.4g}"
             raise FloatingPointError(f"{what}; {before}; it has {named([split.ids[k] for k in indices])}")
-        optimizer.step()
         done.batches, done.loss_sum, done.last_loss = i + 1, done.loss_sum + loss * len(indices), loss
+    for (i, indices, _), (loss, _) in zip(steps, values, strict=True):
         on_batch(i, len(indices), loss)
-    return done.loss_sum / len(split)
 
 
 def named(ids):

@@ -5,9 +5,10 @@ from dataclasses import replace
 from src.dataset import load_dataset
 from src.errors import UserError, printable
 from src.failures import explained
+from src.machine import choose_arithmetic, find_device, speed_up
 from src.result_schema import is_count
 from src.run_folder import load_checkpoint
-from src.settings import find_device, read_settings
+from src.settings import read_settings
 
 
 def load_trained(folder, **changes):
@@ -24,6 +25,7 @@ def load_trained(folder, **changes):
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/checkpoint.pt was written by another version of this code: {error}") from error
     settings = replace(read_settings(recorded, f"{folder}/checkpoint.pt"), **changes)
+    choose_arithmetic(settings.deterministic, settings.precision)
     device = find_device(settings.device)
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     with explained(f"the model of {folder} does not fit on {device}"):
@@ -33,4 +35,4 @@ def load_trained(folder, **changes):
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = printable(" ".join(str(error).split()))
         raise UserError(f"{folder}/checkpoint.pt does not fit the data or the code: {reason}") from error
-    return model.eval(), dataset, settings, epoch
+    return speed_up(model.eval(), device, settings.precision), dataset, settings, epoch

@@ -88,7 +88,7 @@ def test_a_sample_takes_the_steps_whose_middle_it_holds(folder, capsys):
     assert first_steps(dataset, "test", 1) == {"text": [4, 5, 6], "audio": [5, 5.5, 6, 6.5, 7],
                                                "vision": np.arange(4, 7.5, 0.25).tolist()}
     assert train(["--dataset", "mosi", "--data_path", str(folder / "data"), "--results_dir", str(folder / "results"),
-                  "--device", "cpu", "--num_epochs", "1"]) == 0
+                  "--device", "cpu", "--num_epochs", "1", "--batch_size", "4"]) == 0
 
 
 def test_steps_are_taken_in_their_order_in_time(folder):

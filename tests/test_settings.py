@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.settings import find_data_device, make_parser, parse_flags, resolve
+from src.machine import find_data_device
+from src.settings import make_parser, parse_flags, resolve
 
 ORIGINAL_DEFAULTS = {
     "attn_dropout": 0.1, "attn_dropout_a": 0.0, "attn_dropout_v": 0.0, "relu_dropout": 0.1, "embed_dropout": 0.25,

@@ -170,7 +170,8 @@ def test_results_without_a_protocol_are_of_mult(tmp_path):
     path.write_text(json.dumps(result))
     assert rows_of(table_of(tmp_path))["PMR"].runs[0]["protocol"] == "MulT"
     path.write_text(json.dumps(result | {"protocol": "theirs"}))
-    assert collect(tmp_path) == ({}, [f"{path} is damaged; delete it or train the run again"])
+    assert collect(tmp_path) == ({}, [f"{path} is damaged (its protocol is not a protocol's name); delete it or "
+                                       "train the run again"])
 
 
 def test_nothing_to_show_is_an_error(tmp_path, capsys):

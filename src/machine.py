@@ -1,0 +1,67 @@
+"""What this machine computes on, and how: devices, precision, memory."""
+
+import ctypes
+import os
+
+import torch
+
+from src.errors import UserError
+
+MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
+
+
+def keep_freed_memory():
+    """Let glibc keep what a training step frees for the next one, where it would give it back to the system and fault
+    it in again, page by page: a few per cent of a step. Elsewhere nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in MALLOPT.values():
+            mallopt(option, value)
+
+
+def choose_arithmetic(deterministic, precision="float32"):
+    """Make a GPU compute the same numbers each time, or let it be fast. It must be called before a GPU is used."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = False
+
+
+def find_device(name):
+    """The torch device of --device; UserError where this machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("it is neither cpu nor cuda")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"--device {name} cannot be used here: {reason}; try --device cpu") from error
+    return device
+
+
+def find_data_device(name, device, size):
+    """Where data of so many bytes is held for a model on a device; UserError where it cannot be there."""
+    if name == "cuda" and device.type != "cuda":
+        raise UserError(f"--data_device cuda: the model is on {device}; leave it out or train with --device cuda")
+    if name == "cpu" or device.type == "cpu":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    if name == "cuda" and size > free:
+        raise UserError(f"--data_device cuda: the data takes {size / 1e9:.1f} GB and {device} has {free / 1e9:.1f} GB "
+                        "free; use --data_device cpu")
+    return device if name == "cuda" or size <= free / 2 else torch.device("cpu")
+
+
+def speed_up(model, device, precision="float32", compiled=False):
+    """Let a model compute in bfloat16 where that is safe, its predictions in float32, and compile it."""
+    if precision == "bfloat16":
+        forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
+        model.forward = lambda *inputs: tuple(x.float() for x in forward(*inputs))
+    if compiled:
+        model.compile()
+    return model
