@@ -64,7 +64,8 @@ class Contender:
                "amp": arguments.amp, "compile": arguments.compile}
         worker = Path(__file__).with_name("benchmark_worker.py")
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(worker), json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-P", str(worker), json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
         )
         self.seconds, self.peak = [], None
 

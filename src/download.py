@@ -60,13 +60,6 @@ def download(specs, data_path, alignments=(True, False), url=None, archive=None)
                         f"({why or 'no source is known'}); {next_step(sources, folder, lacking[0])}")
 
 
-def fetchable():
-    """The data sets that some source holds."""
-    sources, _ = read_sources()
-    held = {name for source in sources for name in source.holds}
-    return [spec for spec in KNOWN if spec.file("", aligned=True).name in held]
-
-
 def own_source(names, url, archive):
     """The source that a user names, which may hold any of the files."""
     if archive:
@@ -150,7 +143,8 @@ def parse_arguments(argv):
     own.add_argument("--url", type=web_address, help="fetch from there alone: a zip of data files, or one of them")
     own.add_argument("--archive", metavar="FILE", help="take the files out of this zip; nothing is fetched")
     arguments = parser.parse_args(argv)
-    arguments.specs = fetchable() if arguments.dataset == "all" else [find_spec(arguments.dataset)]
+    of_mult = [spec for spec in KNOWN if spec.paper and not spec.make]
+    arguments.specs = of_mult if arguments.dataset == "all" else [find_spec(arguments.dataset)]
     return arguments
 
 
