@@ -8,6 +8,7 @@ DIR is a checkout of the original repository. A step is forward, backward, clipp
 random numbers. Each contender runs in a process of its own, so that its peak memory is its own; they take turns step
 by step, so that what else the machine does hits all alike. A ratio is the median over turns, and so is a time.
 `plain` is the same model without what makes it fast: torch's own attention, dropout and layer norm, one unit at a time.
+--parts adds ours without each of these.
 """
 
 import argparse
@@ -52,6 +53,7 @@ CASES = {
 }
 DEFAULT_CASES = ("mult-aligned", "mult-unaligned", "pmr-aligned", "pmr-unaligned")
 GROWTH = (1, 2, 4)
+PARTS = ("kernels", "side by side", "one vector", "kept memory")  # of what makes ours fast
 
 
 class Contender:
@@ -59,7 +61,8 @@ class Contender:
 
     def __init__(self, case, implementation, arguments):
         self.implementation = implementation
-        job = {"case": asdict(case), "implementation": implementation, "stock": arguments.stock,
+        without = [part for part in PARTS if implementation in ("plain", f"without {part}")]
+        job = {"case": asdict(case), "implementation": implementation, "without": without, "stock": arguments.stock,
                "device": arguments.device, "threads": arguments.threads, "inference": arguments.inference,
                "amp": arguments.amp, "compile": arguments.compile}
         worker = Path(__file__).with_name("benchmark_worker.py")
@@ -89,6 +92,7 @@ class Contender:
 def measure(case, arguments):
     """Every implementation of a case, in turns: {name: {"seconds": median, "quartiles", "peak", "ratio"}}."""
     rivals = [rival for rival in case.rivals if rival != "stock" or arguments.stock]
+    rivals += [f"without {part}" for part in PARTS] if arguments.parts else []
     contenders = []
     try:
         for implementation in ("ours", *rivals):
@@ -154,6 +158,7 @@ def parse_arguments(argv):
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--warm_up", type=int, default=2, help="steps that are not counted")
+    parser.add_argument("--parts", action="store_true", help="also ours without each part of what makes it fast")
     parser.add_argument("--inference", action="store_true", help="time predictions instead of training steps")
     parser.add_argument("--amp", action="store_true", help="ours in bfloat16")
     parser.add_argument("--compile", action="store_true", help="ours through torch.compile")

@@ -36,27 +36,27 @@ def build_stock(case, folder):
     ))
 
 
-def build_ours(case, plain):
-    """A model of this project; `plain` without kernels, and unit by unit."""
+def build_ours(case, without):
+    """A model of this project, without some of what makes it fast."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from modules import cpu_kernels, side_by_side  # noqa: PLC0415 - and not the original's
     from src.machine import keep_freed_memory  # noqa: PLC0415
     from src.models import build_model  # noqa: PLC0415
 
-    if plain:
+    if "kernels" in without:
         cpu_kernels.library = lambda: None  # which makes none of them usable
-        side_by_side.OneByOne.active = True
-    else:
+    if "kept memory" not in without:
         keep_freed_memory()
+    side_by_side.OneByOne.active = "side by side" in without
     return build_model(
         case["model"], input_dims=case["dims"], input_lens=case["lens"], output_dim=1, embed_dim=case["embed_dim"],
         num_heads=case["num_heads"], layers=case["layers"], **DROPOUTS,
     )
 
 
-def build_optimizer(model, ours):
+def build_optimizer(model, plain):
     """The optimizer of our training, or plainly torch's."""
-    if not ours:
+    if plain:
         return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
     from src.training_progress import make_optimizer  # noqa: PLC0415 - and not the original's src
 
@@ -67,21 +67,19 @@ def make_step(job):
     """A function that takes one step."""
     case, device = job["case"], torch.device(job["device"])
     torch.manual_seed(0)
-    model = (
-        build_stock(case, job["stock"]) if job["implementation"] == "stock"
-        else build_ours(case, plain=job["implementation"] == "plain")
-    )
-    ours = job["implementation"] == "ours"
+    is_stock, ours = job["implementation"] == "stock", job["implementation"] == "ours"
+    model = build_stock(case, job["stock"]) if is_stock else build_ours(case, job["without"])
+    plain_optimizer = is_stock or "one vector" in job["without"]
     model = model.to(device).train(not job["inference"])
     inputs = [torch.randn(case["batch"], T, d, device=device) for T, d in zip(case["lens"], case["dims"], strict=True)]
     labels = torch.randn(case["batch"], 1, device=device)
-    optimizer = build_optimizer(model, ours)
+    optimizer = build_optimizer(model, plain_optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     forward = torch.compile(model) if job["compile"] and ours else model
     precision = torch.autocast(device.type, torch.bfloat16) if job["amp"] and ours else contextlib.nullcontext()
 
     def step():
-        optimizer.zero_grad(set_to_none=not ours)
+        optimizer.zero_grad(set_to_none=plain_optimizer)
         with precision:
             prediction, _ = forward(*inputs)
         (prediction.float() - labels).abs().mean().backward()

@@ -44,14 +44,14 @@ def tiny(monkeypatch):
 
 def test_every_contender_is_timed_in_turns(stock, tiny, tmp_path, capsys):
     out = tmp_path / "figures.json"
-    assert main(["--cases", "tiny", "--stock", str(stock), "--repetitions", "3", "--warm_up", "1", "--json",
-                 str(out)]) == 0
+    assert main(["--cases", "tiny", "--stock", str(stock), "--repetitions", "3", "--warm_up", "1", "--parts",
+                 "--json", str(out)]) == 0
     figures = json.loads(out.read_text())["MulT 4/5/6, batch 2"]
-    assert list(figures) == ["ours", "stock", "plain"]
+    assert list(figures) == ["ours", "stock", "plain", *(f"without {part}" for part in benchmark.PARTS)]
     assert figures["ours"]["times_ours"] == figures["ours"]["peak_times_ours"] == 1
     assert all(implementation["seconds"] > 0 < implementation["peak_bytes"] for implementation in figures.values())
     table = capsys.readouterr().out
-    assert table.count("| MulT 4/5/6, batch 2 |") == 3
+    assert table.count("| MulT 4/5/6, batch 2 |") == 7
 
 
 def test_growth_is_drawn(tiny, tmp_path):
