@@ -12,6 +12,7 @@ import torch
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.side_by_side import side_by_side
 from modules.transformer import TransformerEncoder
+from modules.trimming import keep
 
 MIN_MEMORY_LAYERS = 3
 LAST = (-1,)
@@ -28,23 +29,24 @@ class MulT(MultimodalModel):
     `input_dims`, `input_lens` and `kernel_sizes` are (language, audio, vision); MulT takes sequences of any length,
     so it makes no use of the lengths. `only` ("lonly", "aonly", "vonly") keeps one target. Attention dropout goes by
     the source: `attn_dropout` for language and the memory encoders, `_a` for audio, `_v` for vision. `mask_padding`,
-    which the original does not have, hides padding from every attention.
+    which the original does not have, hides padding from every attention, and `trim_padding` cuts what a batch shares.
     """
 
     source_feed_forward = False
 
     def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, attn_mask=True, only=None,
                  kernel_sizes=(1, 1, 1), attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0,
-                 embed_dropout=0.0, res_dropout=0.0, out_dropout=0.0, mask_padding=False):
+                 embed_dropout=0.0, res_dropout=0.0, out_dropout=0.0, mask_padding=False, trim_padding=False):
         if only not in (None, "lonly", "aonly", "vonly"):
             raise ValueError(f"only is {only!r}; it can be lonly, aonly, vonly or None")
         targets = MODALITIES if only is None else (only[0],)
         super().__init__(
             input_dims=input_dims, output_dim=output_dim, embed_dim=embed_dim, kernel_sizes=kernel_sizes,
             hidden_dim=2 * embed_dim * len(targets), embed_dropout=embed_dropout, out_dropout=out_dropout,
+            mask_padding=mask_padding, trim_padding=trim_padding,
         )
         self.targets = targets
-        self.mask_padding = mask_padding
+        self.attn_mask = attn_mask
         dropout = {"relu_dropout": relu_dropout, "res_dropout": res_dropout, "embed_dropout": embed_dropout}
         source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
         for target in targets:
@@ -65,17 +67,29 @@ class MulT(MultimodalModel):
         `padding` is three (B, T_m) bool masks, True where a step is padding; without it, all-zero steps are.
         """
         Z, padding = self.project(MODALITIES, text, audio, vision, padding)  # (B, T_m, d)
-        hidden_padding = padding if self.mask_padding else dict.fromkeys(MODALITIES)
         pairs = [(target, source) for target in self.targets for source in other_modalities(target)]
+        kept = self.kept_steps(padding, pairs, causal=self.attn_mask)
         crossmodal = dict(zip(pairs, side_by_side(
             (self.get_submodule(f"trans_{target}_with_{source}") for target, source in pairs),
-            ((Z[target], Z[source], padding[target], padding[source], hidden_padding[source])
-             for target, source in pairs),
+            (self._crossmodal_inputs(Z, padding, kept, target, source) for target, source in pairs),
         ), strict=True))  # (B, T_t, d)
         fused = {t: torch.cat([crossmodal[t, s] for s in other_modalities(t)], dim=-1) for t in self.targets}
         memory = side_by_side(
             (self.get_submodule(f"trans_{target}_mem") for target in self.targets),
-            ((fused[t], None, fused[t][..., 0] == 0, None, hidden_padding[t], LAST) for t in self.targets),
+            ((fused[t], None, fused[t][..., 0] == 0, None, self._hidden(padding[t], kept[t]), LAST, kept[t])
+             for t in self.targets),
         )  # (B, 1, 2d)
         hidden = torch.cat(memory, dim=-1).squeeze(1)  # (B, 2d per target)
         return self.read_out(hidden), hidden
+
+    def _crossmodal_inputs(self, Z, padding, kept, target, source):
+        """What the encoder of a pair takes: of each sequence the steps that are kept."""
+        target_kept, source_kept = kept[target], kept[target, source]
+        return (
+            keep(Z[target], target_kept, dim=1), keep(Z[source], source_kept, dim=1),
+            keep(padding[target], target_kept, dim=1), keep(padding[source], source_kept, dim=1),
+            self._hidden(padding[source], source_kept), None, target_kept, source_kept,
+        )
+
+    def _hidden(self, padding, kept):
+        return keep(padding, kept, dim=1) if self.mask_padding else None

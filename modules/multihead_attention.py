@@ -6,22 +6,27 @@ from torch.nn import functional as F
 
 from modules.cpu_kernels import WIDEST_HEAD, attention, usable
 from modules.side_by_side import Linear, linear
+from modules.trimming import keep, uncut_length
 
 
-def attention_mask(target_len, source_len, *, causal=False, source_padding=None, device=None):
+def attention_mask(target_len, source_len, *, causal=False, source_padding=None, kept=None, source_kept=None,
+                   device=None):
     """Which source steps each target step may attend to, or None where it may attend to all.
 
     `causal` hides the source steps more than |T_t - T_s| after the target step: MulT's mask, causal only where the
     lengths agree. `source_padding` (B, T_s) hides padding, except from a target step that would see nothing else:
-    that one attends as if there were no padding, so an empty modality gives no NaN.
+    that one attends as if there were no padding, so an empty modality gives no NaN. Of sequences that were cut,
+    `kept` and `source_kept` are the steps: the causal mask is then that of the uncut ones.
 
     Returns bool, True where attention is allowed: (T_t, T_s), or (B, 1, T_t, T_s) with source_padding.
     """
     if not causal and source_padding is None:
         return None
+    target_len, source_len = uncut_length(target_len, kept), uncut_length(source_len, source_kept)
     allowed = torch.ones(target_len, source_len, dtype=torch.bool, device=device)
     if causal:
         allowed = allowed.tril(abs(target_len - source_len))
+    allowed = keep(keep(allowed, kept, dim=0), source_kept, dim=1)
     if source_padding is None:
         return allowed
     visible = allowed & ~source_padding[..., None, None, :]  # (B, 1, T_t, T_s)

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from modules.dropout import Dropout
 from modules.position_embedding import padding_mask
+from modules.trimming import kept_steps
 
 MODALITIES = ("l", "a", "v")  # language, audio, vision: the order of every argument and tuple
 
@@ -20,11 +21,18 @@ class MultimodalModel(nn.Module):
     The layers are named as in the original MulT, and like there a modality that already has width d keeps a
     projection in the state dict that is never applied. It is frozen, so that no optimizer touches it. A kernel over
     several steps is always applied.
+
+    `mask_padding` hides padding from every attention. `trim_padding` then cuts the front padding that a batch's
+    sequences share, which gives the same results sooner.
     """
 
     def __init__(self, *, input_dims, output_dim, embed_dim, hidden_dim, kernel_sizes=(1, 1, 1), embed_dropout=0.0,
-                 out_dropout=0.0, modalities=MODALITIES):
+                 out_dropout=0.0, modalities=MODALITIES, mask_padding=False, trim_padding=False):
         super().__init__()
+        if trim_padding and not mask_padding:
+            raise ValueError("trim_padding gives the same results only where padding is hidden; add mask_padding")
+        self.mask_padding = mask_padding
+        self.trim_padding = trim_padding
         self.embed_dropout = Dropout(embed_dropout)
         self.out_dropout = Dropout(out_dropout)
         dims, kernels = by_modality(input_dims), by_modality(kernel_sizes)
@@ -56,6 +64,10 @@ class MultimodalModel(nn.Module):
                 projection(inputs[m].transpose(1, 2)).transpose(1, 2) if m in self.projected else inputs[m]
             )  # (B, T_m, d)
         return sequences, {m: masks[m] for m in modalities}
+
+    def kept_steps(self, padding, pairs=(), causal=False):
+        """As modules.trimming.kept_steps, and None, which is all steps, for each where nothing is to be cut."""
+        return kept_steps(padding, pairs, causal) if self.trim_padding else dict.fromkeys((*padding, *pairs))
 
     def read_out(self, hidden):
         """(B, hidden_dim) -> (B, output_dim), through one residual block."""

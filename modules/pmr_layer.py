@@ -10,11 +10,13 @@ the low-rank form of the message weights W_m, whose literal size grows with the 
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from modules.dropout import Dropout
 from modules.multihead_attention import MultiheadAttention, attention_mask
 from modules.side_by_side import LayerNorm, Linear, side_by_side
 from modules.transformer import FeedForward
+from modules.trimming import keep
 
 MESSAGE_UPDATES = ("attention", "mean", "none")
 MESSAGE_FORMS = ("lowrank", "full")
@@ -81,9 +83,9 @@ class LowRankMessageWeights(nn.Module):
         self.feature = nn.Parameter(torch.empty(width, rank, embed_dim).uniform_(-bound, bound) * embed_dim**-0.5)
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, message):
-        """(B, T_C, d) -> (B, k)"""
-        return torch.einsum("btd,krt,krd->bk", message, self.time, self.feature) + self.bias
+    def forward(self, message, kept=None):
+        """(B, T_C, d) -> (B, k). `kept` are the steps of the hub that the message has, where it was cut."""
+        return torch.einsum("btd,krt,krd->bk", message, keep(self.time, kept, dim=2), self.feature) + self.bias
 
 
 class FullMessageWeights(nn.Linear):
@@ -92,9 +94,10 @@ class FullMessageWeights(nn.Linear):
     def __init__(self, length, embed_dim, width):
         super().__init__(length * embed_dim, width)
 
-    def forward(self, message):
-        """(B, T_C, d) -> (B, k)"""
-        return super().forward(message.flatten(1))
+    def forward(self, message, kept=None):
+        """(B, T_C, d) -> (B, k). `kept` are the steps of the hub that the message has, where it was cut."""
+        weight = keep(self.weight.unflatten(1, (-1, message.size(2))), kept, dim=1)  # (k, T_C, d)
+        return F.linear(message.flatten(1), weight.flatten(1), self.bias)
 
 
 class MessageUpdateModule(nn.Module):
@@ -125,8 +128,11 @@ class MessageUpdateModule(nn.Module):
             self.alpha = nn.Softmax(dim=1)
         self.ffn = FeedForward(embed_dim, relu_dropout, res_dropout)
 
-    def forward(self, Z, Z_C, padding, hub_padding=None):
-        """Reinforced modalities {m: (B, T_m, d)} and hub (B, T_C, d) -> renewed hub (B, T_C, d)."""
+    def forward(self, Z, Z_C, padding, hub_padding=None, hub_kept=None):
+        """Reinforced modalities {m: (B, T_m, d)} and hub (B, T_C, d) -> renewed hub (B, T_C, d).
+
+        `hub_kept` are the steps of the hub that are there, where it was cut (modules/trimming.py).
+        """
         messages = dict(zip(self.reinforce, side_by_side(
             self.reinforce.values(), ((Z[m], Z_C, padding[m], hub_padding) for m in self.reinforce)
         ), strict=True))  # Z_{m->C}: (B, T_C, d)
@@ -135,7 +141,7 @@ class MessageUpdateModule(nn.Module):
             return self.ffn(stacked.mean(dim=1))
         if hub_padding is not None:  # what is hidden has no say in the weights either
             messages = {m: z.masked_fill(hub_padding.unsqueeze(-1), 0) for m, z in messages.items()}
-        mu = torch.cat([self.score(self.weights[m](z).tanh()) for m, z in messages.items()], dim=1)  # (B, M)
+        mu = torch.cat([self.score(self.weights[m](z, hub_kept).tanh()) for m, z in messages.items()], dim=1)  # (B, M)
         return self.ffn(torch.einsum("bm,bmtd->btd", self.alpha(mu), stacked))
 
 
@@ -167,12 +173,15 @@ class ReinforcementLayer(nn.Module):
             message_rank=message_rank,
         )
 
-    def forward(self, Z, Z_C, padding=None, hub_padding=None):
-        """{m: (B, T_m, d)} and hub (B, T_C, d) -> the same, one layer higher. Marked steps are not attended to."""
+    def forward(self, Z, Z_C, padding=None, hub_padding=None, hub_kept=None):
+        """{m: (B, T_m, d)} and hub (B, T_C, d) -> the same, one layer higher. Marked steps are not attended to.
+
+        `hub_kept` are the steps of the hub that are there, where it was cut (modules/trimming.py).
+        """
         padding = padding or dict.fromkeys(Z)
         Z = dict(zip(self.reinforce, side_by_side(
             self.reinforce.values(), ((Z_C, Z[m], hub_padding, padding[m]) for m in self.reinforce)
         ), strict=True))
         if self.update is not None:
-            Z_C = self.update(Z, Z_C, padding, hub_padding)
+            Z_C = self.update(Z, Z_C, padding, hub_padding, hub_kept)
         return Z, Z_C

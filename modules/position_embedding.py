@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from modules.dropout import Dropout
+from modules.trimming import keep, uncut_length
 
 
 def padding_mask(features):
@@ -41,10 +42,14 @@ class PositionEmbedding(nn.Module):
         self.scale = math.sqrt(embed_dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x, padding=None):
-        """(B, T, d) -> (B, T, d). Steps that `padding` (B, T) marks get no position; the others keep theirs."""
+    def forward(self, x, padding=None, kept=None):
+        """(B, T, d) -> (B, T, d). Steps that `padding` (B, T) marks get no position; the others keep theirs.
+
+        `kept` are the steps that x is of the sequence it was cut from (modules/trimming.py).
+        """
         length, dim = x.shape[-2:]
-        positions = sinusoidal_table(length, dim, x.dtype, x.device)  # (T, d)
+        positions = sinusoidal_table(uncut_length(length, kept), dim, x.dtype, x.device)
+        positions = keep(positions, kept, dim=0)  # (T, d)
         if padding is not None:
             positions = positions * ~padding.unsqueeze(-1)  # (B, T, d)
         return self.dropout(self.scale * x + positions)

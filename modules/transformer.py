@@ -95,21 +95,24 @@ class TransformerEncoder(nn.Module):
         )
         self.layer_norm = LayerNorm(embed_dim)
 
-    def forward(self, x, source=None, padding=None, source_padding=None, hidden_padding=None, steps=None):
+    def forward(self, x, source=None, padding=None, source_padding=None, hidden_padding=None, steps=None, kept=None,
+                source_kept=None):
         """Encode x (B, T_t, d), attending to source (B, T_s, d), or to itself where there is none -> (B, T_t, d).
 
         `padding` (B, T_t) and `source_padding` (B, T_s) mark the steps without a position. `hidden_padding` (B, T_s)
         marks the steps that are not attended to: none by default, as in the original. `steps` are those that are
-        wanted of the result, all by default: the last layer then computes no others.
+        wanted of the result, all by default: the last layer then computes no others. `kept` and `source_kept` are
+        what x and source are of the sequences they were cut from (modules/trimming.py).
         """
-        source_len = x.size(-2) if source is None else source.size(-2)
+        source_len, source_kept = (x.size(-2), kept) if source is None else (source.size(-2), source_kept)
         allowed = attention_mask(
-            x.size(-2), source_len, causal=self.attn_mask, source_padding=hidden_padding, device=x.device
+            x.size(-2), source_len, causal=self.attn_mask, source_padding=hidden_padding, kept=kept,
+            source_kept=source_kept, device=x.device,
         )
-        x = self.embed(x, padding)
+        x = self.embed(x, padding, kept)
         key = value = None
         if source is not None:
-            key, value = self.embed(source, source_padding), self.embed(source, source_padding)
+            key, value = (self.embed(source, source_padding, source_kept) for _ in range(2))
         for i, (layer, source_layer) in enumerate(zip(self.layers, self.source_layers, strict=True)):
             if source is not None:
                 key, value = source_layer(key), source_layer(value)

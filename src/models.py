@@ -15,6 +15,7 @@ from modules.pmr_layer import ReinforcementLayer
 from modules.position_embedding import PositionEmbedding
 from modules.side_by_side import OneByOne
 from modules.transformer import TransformerEncoder
+from modules.trimming import joined, keep
 
 HUB_ORDER = ("l", "v", "a")  # the paper's Z_C = [Z_L, Z_V, Z_A]
 POOLS = ("last", "mean")
@@ -37,13 +38,14 @@ class PMR(MultimodalModel):
         readout_layers  layers of the last encoder
         pool            read the "last" step of each segment, or the "mean" of its real steps
         mask_padding    hide padding from every attention
+        trim_padding    then cut the front padding that a batch shares: the same results, sooner
     """
 
     def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, kernel_sizes=(1, 1, 1),
                  attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0, embed_dropout=0.0,
-                 res_dropout=0.0, out_dropout=0.0, mask_padding=False, modalities="lav", message_update="attention",
-                 dynamic_filter=True, residual=True, message_form="lowrank", message_dim=8, message_rank=2,
-                 readout_layers=1, pool="last"):
+                 res_dropout=0.0, out_dropout=0.0, mask_padding=False, trim_padding=False, modalities="lav",
+                 message_update="attention", dynamic_filter=True, residual=True, message_form="lowrank", message_dim=8,
+                 message_rank=2, readout_layers=1, pool="last"):
         chosen = tuple(m for m in MODALITIES if m in modalities)
         if sorted(modalities) != sorted(chosen) or not chosen:
             raise ValueError(f"modalities is {modalities!r}; it takes some of the letters l, a and v, once each")
@@ -52,12 +54,11 @@ class PMR(MultimodalModel):
         super().__init__(
             input_dims=input_dims, output_dim=output_dim, embed_dim=embed_dim, kernel_sizes=kernel_sizes,
             hidden_dim=embed_dim * len(chosen), embed_dropout=embed_dropout, out_dropout=out_dropout,
-            modalities=chosen,
+            modalities=chosen, mask_padding=mask_padding, trim_padding=trim_padding,
         )
         self.modalities = chosen
         self.hub_order = tuple(m for m in HUB_ORDER if m in chosen)
         self.lengths = {m: length for m, length in by_modality(input_lens).items() if m in chosen}
-        self.mask_padding = mask_padding
         self.pool = pool
         source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
         self.embed = PositionEmbedding(embed_dim, embed_dropout)
@@ -82,31 +83,35 @@ class PMR(MultimodalModel):
         """
         Z, padding = self.project(self.modalities, text, audio, vision, padding)
         self._check_lengths(Z)
-        Z = {m: self.embed(Z[m], padding[m]) for m in self.modalities}  # (B, T_m, d)
+        kept = self.kept_steps(padding)
+        Z = {m: keep(self.embed(Z[m], padding[m]), kept[m], dim=1) for m in self.modalities}  # (B, T_m, d)
+        padding = {m: keep(padding[m], kept[m], dim=1) for m in self.modalities}
         Z_C = self.in_hub_order(Z)  # (B, T_C, d)
+        hub_kept = joined([kept[m] for m in self.hub_order])
         hidden_padding, hub_padding = dict.fromkeys(self.modalities), None
         if self.mask_padding:
             hidden_padding, hub_padding = padding, self.in_hub_order(padding)
         for layer in self.layers:
-            Z, Z_C = layer(Z, Z_C, hidden_padding, hub_padding)
-        return self._read_segments(Z, Z_C, padding, hub_padding)
+            Z, Z_C = layer(Z, Z_C, hidden_padding, hub_padding, hub_kept)
+        return self._read_segments(Z, Z_C, padding, hub_padding, hub_kept)
 
     def in_hub_order(self, by_modality):
         """[l, v, a] in time: (B, T_m, ...) of each modality -> (B, T_C, ...)."""
         return torch.cat([by_modality[m] for m in self.hub_order], dim=1)
 
-    def _read_segments(self, Z, Z_C, padding, hub_padding):
+    def _read_segments(self, Z, Z_C, padding, hub_padding, hub_kept):
         """Encode [Z_C, Z_L, Z_V, Z_A] and read the modalities' segments -> prediction, hidden (B, d per modality)."""
         both = None if hub_padding is None else hub_padding.repeat(1, 2)
         sequence = torch.cat([Z_C, self.in_hub_order(Z)], dim=1)  # (B, 2 T_C, d)
-        ends = dict(zip(self.hub_order, accumulate(self.lengths[m] for m in self.hub_order), strict=True))
+        ends = dict(zip(self.hub_order, accumulate(Z[m].size(1) for m in self.hub_order), strict=True))
+        encode = partial(self.readout, sequence, hidden_padding=both, kept=joined([hub_kept] * 2))
         if self.pool == "last":
             steps = [Z_C.size(1) + ends[m] - 1 for m in self.modalities]
-            hidden = self.readout(sequence, hidden_padding=both, steps=steps).flatten(1)
+            hidden = encode(steps=steps).flatten(1)
         else:
-            segments = self.readout(sequence, hidden_padding=both)[:, Z_C.size(1):]
+            segments = encode()[:, Z_C.size(1):]
             hidden = torch.cat([
-                mean_of_real_steps(segments[:, ends[m] - self.lengths[m]:ends[m]], padding[m]) for m in self.modalities
+                mean_of_real_steps(segments[:, ends[m] - Z[m].size(1):ends[m]], padding[m]) for m in self.modalities
             ], dim=-1)
         return self.read_out(hidden), hidden
 
@@ -122,7 +127,8 @@ class PMR(MultimodalModel):
         After each forward pass `record["gates"]` maps the name of each dynamic filter to its G (B, T_t, d),
         `record["alphas"]` each message update to its alpha (B, M), M in the order of `model.modalities`, and
         `record["attention"]` each reinforcement unit to the mean over heads of its crossmodal weights (B, T_t, T_s).
-        `kinds` names those wanted; all without. Outside the `with` nothing is kept and nothing slowed.
+        `kinds` names those wanted; all without. Nothing is cut inside the `with`, so that all steps are there; outside
+        nothing is kept and nothing slowed.
         """
         record = {"gates": {}, "alphas": {}, "attention": {}}
         readings = {
@@ -136,10 +142,12 @@ class PMR(MultimodalModel):
             for suffix, (kind, read) in readings.items()
             if name.endswith(suffix) and (not kinds or kind in kinds)
         ]
+        trim_padding, self.trim_padding = self.trim_padding, False
         try:
             with OneByOne():
                 yield record
         finally:
+            self.trim_padding = trim_padding
             for hook in hooks:
                 hook.remove()
 

@@ -89,6 +89,8 @@ class Settings:
                            names=("--no_attn_mask", "--attn_mask"), action="store_false")
     mask_padding: bool = flag("architecture", False, "hide padding from attention; the original does not",
                               action="store_true")
+    trim_padding: bool = flag("architecture", False, "cut the front padding that a batch shares: the same results, "
+                              "sooner; with --mask_padding", action="store_true")
 
     modalities: str | None = flag("PMR", None, "modalities that take part, e.g. la or v")
     message_update: str | None = flag("PMR", None, "how the hub is renewed: attention, mean or none")
@@ -165,7 +167,8 @@ class Settings:
         """The model for a data set, initialised from the seed; UserError where settings and data do not fit."""
         torch.manual_seed(self.seed)
         dropouts = [f.name for f in fields(self) if f.metadata.get("group") == "dropout"]
-        options = {name: getattr(self, name) for name in (*dropouts, "attn_mask", "only", "mask_padding")}
+        shared = (*dropouts, "attn_mask", "only", "mask_padding", "trim_padding")
+        options = {name: getattr(self, name) for name in shared}
         own = {name: getattr(self, name) for name in OWN_OPTIONS if getattr(self, name) is not None}
         try:
             return build_model(
