@@ -27,7 +27,7 @@ def evaluate_again(folder, flags):
         with explained(f"--batch_size {batch_size} does not fit"):
             valid, test = (
                 evaluate(model, dataset.splits[split], dataset.task, batch_size=batch_size,
-                         device=find_device(settings.device))
+                         by_length=settings.trim_padding, device=find_device(settings.device))
                 for split in ("valid", "test")
             )
     except FloatingPointError as error:

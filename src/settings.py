@@ -20,6 +20,7 @@ PRESETS = ("paper", "stock")
 DATA_DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 MOST_LAYERS = 1000
+NEEDS = {"trim_padding": "mask_padding", "sort_batches": "trim_padding"}  # flags that are nothing by themselves
 
 
 def count(minimum, maximum=2**32 - 1):
@@ -105,6 +106,8 @@ class Settings:
     pool: str | None = flag("PMR", None, "what is read of each segment: last (step) or mean")
 
     batch_size: int = flag("training", 24, "samples a step", type=count(1))
+    sort_batches: bool = flag("training", False, "train on batches of samples of like length, in a random order; with "
+                              "--trim_padding", action="store_true")
     batch_chunk: int = flag("training", 1, "parts that a batch is computed in, to save memory", type=count(1))
     lr: float = flag("training", 1e-3, "initial learning rate", type=positive)
     optim: str = flag("training", "Adam", "optimizer", choices=OPTIMIZERS)
@@ -152,7 +155,8 @@ class Settings:
     def training(self):
         """The settings that `fit` takes."""
         names = (
-            "optim", "lr", "num_epochs", "when", "early_stop", "batch_size", "batch_chunk", "clip", "seed"
+            "optim", "lr", "num_epochs", "when", "early_stop", "batch_size", "batch_chunk", "clip", "seed",
+            "trim_padding", "sort_batches",
         )
         return {name: getattr(self, name) for name in names}
 
@@ -246,6 +250,9 @@ def resolve(flags):
     values |= {"model": (model, values["model"][1]), "dataset": (spec.name, values["dataset"][1]),
                "preset": (preset, "flag" if "preset" in flags else "default of the data set")}
     settings = Settings(**{name: value for name, (value, _) in values.items()})
+    for name, needed in NEEDS.items():
+        if getattr(settings, name) and not getattr(settings, needed):
+            raise UserError(f"--{name} works only with --{needed}; add that")
     return settings, {name: values[name][1] for name in settings.recorded()}
 
 

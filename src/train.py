@@ -6,6 +6,7 @@ import time
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from src.batches import evaluation_batches, training_batches
 from src.errors import UserError, printable
 from src.signals import Stopped
 from src.training_progress import Epoch, Evaluation, PartOfEpoch, Progress
@@ -14,20 +15,21 @@ NAMED_SAMPLES = 8  # of a batch that diverged
 CHECKED_TOGETHER = 30  # batches on a GPU
 
 
-def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1, clip, generator, device="cpu",
-                    part_done=None, on_batch=lambda i, samples, loss: None):
+def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1, clip, generator, by_length=False,
+                    device="cpu", part_done=None, on_batch=lambda i, samples, loss: None):
     """One pass over a split in an order drawn from `generator`; returns the mean loss of a sample.
 
-    A batch may be computed in `batch_chunk` parts; the step is the same, dropout's draws apart. `on_batch` is told
-    each batch's number, size and loss; what it raises leaves in `part_done` what is done by then, and the pass goes on
-    after that if it is given again. FloatingPointError where a loss or gradient is not finite.
+    A batch may be computed in `batch_chunk` parts; the step is the same, dropout's draws apart. `by_length` batches
+    samples of like length. `on_batch` is told each batch's number, size and loss; what it raises leaves in `part_done`
+    what is done by then, and the pass goes on after that if it is given again. FloatingPointError where a loss or
+    gradient is not finite.
     """
     model.train()
     done = part_done or PartOfEpoch()
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     together = checked_together(device)
-    order, steps = torch.randperm(len(split), generator=generator), []
-    for i, indices in enumerate(order.split(batch_size)):
+    batches, steps = training_batches(split, batch_size, generator, by_length), []
+    for i, indices in enumerate(batches):
         if i < done.batches:
             continue
         optimizer.zero_grad(set_to_none=False)
@@ -41,7 +43,7 @@ def train_one_epoch(model, split, task, optimizer, *, batch_size, batch_chunk=1,
         norm = clip_grad_norm_(trained, clip)
         optimizer.step()
         steps.append((i, indices, torch.stack([loss, norm.double()])))
-        if len(steps) == together or (i + 1) * batch_size >= len(order):
+        if len(steps) == together or i + 1 == len(batches):
             take_in(steps, split, done, on_batch)
             steps = []
     return done.loss_sum / len(split)
@@ -72,31 +74,34 @@ def named(ids):
 
 
 @torch.no_grad()
-def evaluate(model, split, task, *, batch_size, device="cpu"):
-    """The Evaluation of a model on a split, in the split's order."""
+def evaluate(model, split, task, *, batch_size, by_length=False, device="cpu"):
+    """The Evaluation of a model on a split, in the split's order; computed in that of length if `by_length`."""
     model.eval()
     total, predictions = 0.0, []
-    for indices in torch.arange(len(split)).split(batch_size):
+    batches = evaluation_batches(split, batch_size, by_length)
+    for indices in batches:
         features, padding, labels = split.batch(indices, device)
         prediction, _ = model(*features, padding)
         total += task.loss(prediction, labels).item() * len(indices)
         predictions.append(prediction.cpu())
-    predictions = torch.cat(predictions)
+    predictions = torch.cat(predictions)[torch.cat(batches).argsort()]
     if not math.isfinite(total):
         broken = (~predictions.isfinite()).any(dim=1).nonzero().flatten()
         raise FloatingPointError(f"an evaluation has the loss {total}, from {named([split.ids[k] for k in broken])}")
     return Evaluation(total / len(split), predictions, task.metrics(predictions, split.labels))
 
 
-def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, batch_chunk, clip, seed, device="cpu",
-        state=None, on_resume=lambda progress: None, on_batch=lambda *batch: None, on_epoch=lambda *epoch: None,
-        on_progress=lambda progress: None, on_best=lambda epoch: None):
+def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, batch_chunk, clip, seed,
+        trim_padding=False, sort_batches=False, device="cpu", state=None, on_resume=lambda progress: None,
+        on_batch=lambda *batch: None, on_epoch=lambda *epoch: None, on_progress=lambda progress: None,
+        on_best=lambda epoch: None):
     """Train a model and return two Epochs: that of the lowest validation loss, and that of the lowest test loss.
 
     Only the first may be reported as a result; the second is what test-selected figures in the literature are. The
     learning rate falls to a tenth after `when` epochs without a lower validation loss, and after `early_stop` of
-    them (0: never) training ends. With the `state` of an earlier Progress it goes on from there, after
-    `on_resume(progress)`.
+    them (0: never) training ends. Samples of like length are batched for training if `sort_batches`; for evaluation,
+    which that does not change, if the model has `trim_padding`. With the `state` of an earlier Progress it goes on from
+    there, after `on_resume(progress)`.
 
     `on_batch(epoch, i, samples, loss)` follows each batch, `on_epoch(Epoch, train_loss, lr, seconds)` each epoch; then
     `on_progress(progress)`, which can write down its state, and last `on_best(epoch)` if the model is the best so far.
@@ -119,12 +124,12 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
         try:
             train_loss = train_one_epoch(
                 model, dataset.splits["train"], dataset.task, progress.optimizer, batch_size=batch_size,
-                batch_chunk=batch_chunk, clip=clip, generator=progress.order, device=device, part_done=progress.part,
-                on_batch=lambda *batch, number=number: on_batch(number, *batch),
+                batch_chunk=batch_chunk, clip=clip, generator=progress.order, by_length=sort_batches, device=device,
+                part_done=progress.part, on_batch=lambda *batch, number=number: on_batch(number, *batch),
             )
             epoch = Epoch(number, *(
                 evaluate(model, dataset.splits[name], dataset.task, batch_size=math.ceil(batch_size / batch_chunk),
-                         device=device)
+                         by_length=trim_padding, device=device)
                 for name in ("valid", "test")
             ))
         except FloatingPointError as error:

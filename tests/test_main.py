@@ -60,6 +60,7 @@ def metrics_without_time(run):
 @pytest.mark.parametrize("arguments, run", [
     ([], "mine/unaligned/{}/seed1111"),
     (["--aligned", "--seed", "7", "--mask_padding"], "mine/aligned/{}/seed7"),
+    (["--mask_padding", "--trim_padding", "--sort_batches"], "mine/unaligned/{}/seed1111"),
 ])
 def test_a_run_leaves_a_whole_folder(folder, capsys, model, arguments, run):
     assert main(command(folder, "--model", model.lower(), *arguments)) == 0

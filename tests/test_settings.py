@@ -94,6 +94,8 @@ def test_records_hold_only_what_the_model_has():
     ("--optim Adamm", "invalid choice"),
     ("--model LSTM", "no model is called 'LSTM'"),
     ("--dataset ../mosi", "is not a name"),
+    ("--trim_padding", "--trim_padding works only with --mask_padding"),
+    ("--mask_padding --sort_batches", "--sort_batches works only with --trim_padding"),
     ("--dataset mine --preset paper", "MulT's Table 5 has no row for 'mine'"),
 ])
 def test_wrong_flags_are_named(line, words):

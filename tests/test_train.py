@@ -76,8 +76,10 @@ def test_every_sample_is_seen_once_an_epoch():
 def test_evaluation_does_not_depend_on_the_batch_size(task):
     model, split = Linear(task.output_dim, dropout=0.5), make_split(13, task)
     whole = train.evaluate(model, split, task, batch_size=13)
-    for batch_size in (1, 4, 100):
-        parts = train.evaluate(model, split, task, batch_size=batch_size)
+    for i in range(13):
+        split.padding[0][i, :i % 3] = True
+    for batch_size, by_length in ((1, False), (4, False), (100, False), (4, True), (100, True)):
+        parts = train.evaluate(model, split, task, batch_size=batch_size, by_length=by_length)
         assert parts.loss == pytest.approx(whole.loss, rel=1e-5)
         torch.testing.assert_close(parts.predictions, whole.predictions)
 

@@ -1,12 +1,17 @@
 """trim_padding computes what mask_padding alone computes, from fewer steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from modules.multihead_attention import MultiheadAttention, attention_mask
 from modules.trimming import kept_steps
+from src.dataset import Dataset, check_dataset, find_spec
 from src.models import MODELS, build_model
+from src.train import fit
+from tests.data_files import make_splits
 
 DIMS, UNALIGNED, ALIGNED = (6, 4, 5), (5, 14, 17), (9, 9, 9)
 VARIANTS = [
@@ -17,11 +22,11 @@ VARIANTS = [
 ]
 
 
-def model_of(name, lens, *, trim_padding, **options):
+def model_of(name, lens, *, trim_padding, output_dim=2, **options):
     """A float64 model whose parameters are all random."""
     torch.manual_seed(0)
-    model = build_model(name, input_dims=DIMS, input_lens=lens, output_dim=2, embed_dim=4, num_heads=2, layers=2,
-                        mask_padding=True, trim_padding=trim_padding, **options).double()
+    model = build_model(name, input_dims=DIMS, input_lens=lens, output_dim=output_dim, embed_dim=4, num_heads=2,
+                        layers=2, mask_padding=True, trim_padding=trim_padding, **options).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -138,3 +143,22 @@ def test_padding_that_is_attended_to_is_not_cut(name):
     with pytest.raises(ValueError, match=r"trim_padding .* add mask_padding"):
         build_model(name, input_dims=DIMS, input_lens=UNALIGNED, output_dim=1, embed_dim=4, num_heads=2, layers=1,
                     trim_padding=True)
+
+
+def in_float64(split):
+    return replace(split, features=tuple(x.double() for x in split.features), labels=split.labels.double())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_training_is_the_same(name):
+    """Up to rounding, and with evaluations in other batches: they go by length where padding is trimmed."""
+    def losses(trim_padding):
+        model, kept = model_of(name, UNALIGNED, trim_padding=trim_padding, output_dim=1), []
+        fit(model, dataset, optim="Adam", lr=0.01, num_epochs=3, when=20, early_stop=0, batch_size=4, batch_chunk=1,
+            clip=0.8, seed=1, trim_padding=trim_padding,
+            on_epoch=lambda epoch, train_loss, *_: kept.append((train_loss, epoch.valid.loss, epoch.test.loss)))
+        return torch.tensor(kept)
+
+    dataset = check_dataset(make_splits(lens=UNALIGNED, dims=DIMS), find_spec("mine"), False, "made here")
+    dataset = Dataset(dataset.task, {key: in_float64(split) for key, split in dataset.splits.items()}, [])
+    torch.testing.assert_close(losses(True), losses(False), rtol=1e-9, atol=1e-9)
