@@ -8,10 +8,10 @@ import torch
 
 from modules.multihead_attention import MultiheadAttention, attention_mask
 from modules.trimming import kept_steps
-from src.dataset import Dataset, check_dataset, find_spec
+from src.dataset import Dataset, find_spec, load_dataset
 from src.models import MODELS, build_model
 from src.train import fit
-from tests.data_files import make_splits
+from tests.data_files import make_splits, write_dataset
 
 DIMS, UNALIGNED, ALIGNED = (6, 4, 5), (5, 14, 17), (9, 9, 9)
 VARIANTS = [
@@ -150,7 +150,7 @@ def in_float64(split):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_training_is_the_same(name):
+def test_training_is_the_same(name, tmp_path):
     """Up to rounding, and with evaluations in other batches: they go by length where padding is trimmed."""
     def losses(trim_padding):
         model, kept = model_of(name, UNALIGNED, trim_padding=trim_padding, output_dim=1), []
@@ -159,6 +159,7 @@ def test_training_is_the_same(name):
             on_epoch=lambda epoch, train_loss, *_: kept.append((train_loss, epoch.valid.loss, epoch.test.loss)))
         return torch.tensor(kept)
 
-    dataset = check_dataset(make_splits(lens=UNALIGNED, dims=DIMS), find_spec("mine"), False, "made here")
+    write_dataset(tmp_path, "mine", make_splits(lens=UNALIGNED, dims=DIMS), aligned=False)
+    dataset = load_dataset(find_spec("mine"), tmp_path)
     dataset = Dataset(dataset.task, {key: in_float64(split) for key, split in dataset.splits.items()}, [])
     torch.testing.assert_close(losses(True), losses(False), rtol=1e-9, atol=1e-9)
