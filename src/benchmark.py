@@ -8,7 +8,8 @@ DIR is a checkout of the original repository. A step is forward, backward, clipp
 random numbers. Each contender runs in a process of its own, so that its peak memory is its own; they take turns step
 by step, so that what else the machine does hits all alike. A ratio is the median over turns, and so is a time.
 `plain` is the same model without what makes it fast: torch's own attention, dropout and layer norm, one unit at a time.
---parts adds ours without each of these.
+--parts adds ours without each of these. In the cases of padded sequences, which are as short as MOSI's, `masked` is
+with --mask_padding and `trimmed` with --trim_padding too.
 """
 
 import argparse
@@ -36,6 +37,7 @@ class Case:
     num_heads: int
     layers: int
     rivals: tuple = ()
+    median_lengths: tuple | None = None  # of the real steps behind the padding in front; None: there is no padding
 
     @property
     def title(self):
@@ -48,6 +50,8 @@ CASES = {
     "mult-unaligned": Case("MulT", (50, 375, 500), MOSI, 8, 30, 5, 4, ("stock", "plain")),
     "pmr-aligned": Case("PMR", (50, 50, 50), MOSEI, 16, 40, 8, 4, ("plain",)),
     "pmr-unaligned": Case("PMR", (50, 500, 500), MOSEI, 16, 40, 8, 4),
+    "mult-padded": Case("MulT", (50, 375, 500), MOSI, 24, 30, 5, 4, ("masked", "trimmed"), (10, 32, 38)),
+    "pmr-padded": Case("PMR", (50, 375, 500), MOSI, 24, 40, 8, 4, ("masked", "trimmed"), (10, 32, 38)),
     "mosei-aligned": Case("MulT", (50, 50, 50), MOSEI, 16, 40, 8, 4, ("stock", "plain")),
     "mosei-unaligned": Case("MulT", (50, 500, 500), MOSEI, 16, 40, 8, 4, ("stock", "plain")),
 }

@@ -16,6 +16,7 @@ import torch
 DROPOUTS = {"attn_dropout": 0.1, "attn_dropout_a": 0.0, "attn_dropout_v": 0.0, "relu_dropout": 0.1,
             "res_dropout": 0.1, "embed_dropout": 0.25, "out_dropout": 0.1}
 LEARNING_RATE, CLIP = 1e-3, 0.8
+SPREAD = 0.6  # of the logarithm of the lengths of padded sequences
 
 
 def build_stock(case, folder):
@@ -36,7 +37,7 @@ def build_stock(case, folder):
     ))
 
 
-def build_ours(case, without):
+def build_ours(case, without, **options):
     """A model of this project, without some of what makes it fast."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from modules import cpu_kernels, side_by_side  # noqa: PLC0415 - and not the original's
@@ -50,7 +51,7 @@ def build_ours(case, without):
     side_by_side.OneByOne.active = "side by side" in without
     return build_model(
         case["model"], input_dims=case["dims"], input_lens=case["lens"], output_dim=1, embed_dim=case["embed_dim"],
-        num_heads=case["num_heads"], layers=case["layers"], **DROPOUTS,
+        num_heads=case["num_heads"], layers=case["layers"], **DROPOUTS, **options,
     )
 
 
@@ -68,10 +69,19 @@ def make_step(job):
     case, device = job["case"], torch.device(job["device"])
     torch.manual_seed(0)
     is_stock, ours = job["implementation"] == "stock", job["implementation"] == "ours"
-    model = build_stock(case, job["stock"]) if is_stock else build_ours(case, job["without"])
+    model = build_stock(case, job["stock"]) if is_stock else build_ours(
+        case, job["without"], mask_padding=job["implementation"] in ("masked", "trimmed"),
+        trim_padding=job["implementation"] == "trimmed",
+    )
     plain_optimizer = is_stock or "one vector" in job["without"]
     model = model.to(device).train(not job["inference"])
-    inputs = [torch.randn(case["batch"], T, d, device=device) for T, d in zip(case["lens"], case["dims"], strict=True)]
+    inputs = [torch.randn(case["batch"], T, d) for T, d in zip(case["lens"], case["dims"], strict=True)]
+    for x, median in zip(inputs, case["median_lengths"] or (None,) * 3, strict=True):
+        if median is None:
+            continue
+        lengths = median * torch.randn(len(x), 1).mul(SPREAD).exp()
+        x[torch.arange(x.size(1)) < x.size(1) - lengths] = 0
+    inputs = [x.to(device) for x in inputs]
     labels = torch.randn(case["batch"], 1, device=device)
     optimizer = build_optimizer(model, plain_optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
