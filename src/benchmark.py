@@ -13,6 +13,7 @@ with --mask_padding and `trimmed` with --trim_padding too.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -52,8 +53,8 @@ CASES = {
     "pmr-unaligned": Case("PMR", (50, 500, 500), MOSEI, 16, 40, 8, 4),
     "mult-padded": Case("MulT", (50, 375, 500), MOSI, 24, 30, 5, 4, ("masked", "trimmed"), (10, 32, 38)),
     "pmr-padded": Case("PMR", (50, 375, 500), MOSI, 24, 40, 8, 4, ("masked", "trimmed"), (10, 32, 38)),
-    "mosei-aligned": Case("MulT", (50, 50, 50), MOSEI, 16, 40, 8, 4, ("stock", "plain")),
-    "mosei-unaligned": Case("MulT", (50, 500, 500), MOSEI, 16, 40, 8, 4, ("stock", "plain")),
+    "mosei-aligned": Case("MulT", (50, 50, 50), MOSEI, 16, 30, 5, 4, ("stock", "plain")),
+    "mosei-unaligned": Case("MulT", (50, 500, 500), MOSEI, 16, 30, 5, 4, ("stock", "plain")),
 }
 DEFAULT_CASES = ("mult-aligned", "mult-unaligned", "pmr-aligned", "pmr-unaligned")
 GROWTH = (1, 2, 4)
@@ -78,7 +79,8 @@ class Contender:
 
     def step(self, counted=True):
         """Make it take a step."""
-        print("step", file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # told below
+            print("step", file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise UserError(f"the {self.implementation} process ended with code {self.process.wait()} (see above)")
@@ -89,7 +91,8 @@ class Contender:
 
     def close(self):
         """End its process."""
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 
