@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 from src.download import download
 from src.errors import run_command
@@ -32,7 +33,7 @@ def dispatch(flags):
         return repeat(flags.pop("repeat"), flags)
     resume, wants_download = flags.pop("resume", False), flags.pop("download", False)
     settings, sources = resolve(flags)
-    if wants_download:
+    if wants_download and not Path(settings.data_path).is_file():
         download([settings.spec], settings.data_path, [settings.aligned])
     return train(settings, sources, settings.run_path, resume)
 

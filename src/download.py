@@ -113,7 +113,9 @@ def is_there(path, facts):
     if not path.is_file():
         return False
     expected, size = facts.get(path.name, Facts()).size, path.stat().st_size
-    if expected in (None, size):
+    if path.name not in facts:
+        note(f"{path} is there already; where that is not what is wanted, move it away or name another --data_path")
+    elif expected in (None, size):
         note(f"{path} is there already")
     else:
         note(f"WARNING: {path} is there, but with {size:,} bytes, not {expected:,}; to fetch it, move it away")

@@ -1,7 +1,10 @@
 """What a user can mend, and how a command says so."""
 
 import argparse
+import os
 import sys
+
+PIPE_CLOSED = 141  # as the shell calls a process that SIGPIPE ended
 
 
 class UserError(Exception):
@@ -18,10 +21,15 @@ class Parser(argparse.ArgumentParser):
 def run_command(command, *arguments):
     """Call a command; returns its exit code, 0 where it has none, and 2, with one line, where the input is bad."""
     try:
-        return command(*arguments) or 0
+        code = command(*arguments) or 0
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
 
 
 def printable(text):

@@ -134,6 +134,15 @@ def test_what_is_there_is_not_fetched_again(folder, authors, capsys):
         f"# data/mosei_senti_data{suffix}.pkl is there already\n" for suffix in ("", "_noalign"))
 
 
+def test_a_file_of_mmsa_is_named_where_it_stands_in(folder, authors, capsys):
+    (folder / "data").mkdir()
+    (folder / "data/aligned_50.pkl").write_bytes(b"mine")
+    assert run("--dataset mosi --alignment aligned") == 0
+    told = capsys.readouterr().err
+    assert told.startswith("# data/aligned_50.pkl is there already; where that is not what is wanted")
+    assert not authors.ranges
+
+
 def test_each_source_in_turn(folder, authors, monkeypatch, capsys):
     authors.answers = [status(404)]
     drive_gives(monkeypatch, ALIGNED)
@@ -401,7 +410,9 @@ def test_training_fetches_what_it_lacks(folder, authors):
     assert training.main(["--dataset", "mosi", "--download", *SMALL]) == 0
     assert has(folder, "mosi_data_noalign.pkl")
     assert (folder / "results/mosi/unaligned/MulT/seed1111/result.json").exists()
-    assert training.main(["--dataset", "mosi", "--download", "--seed", "2", *SMALL]) == 0
+    for path in ("data", "data/mosi_data_noalign.pkl"):
+        flags = ["--dataset", "mosi", "--download", "--data_path", path, "--seed", "2", *SMALL]
+        assert training.main(flags) == 0
     assert len(authors.ranges) == 1
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +32,16 @@ def complaint(capsys, *arguments):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     return out.splitlines(), err
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
+    path = write(tmp_path, make_splits())
+    read, unread = os.pipe()
+    os.close(read)
+    ended = subprocess.run([sys.executable, "-m", "src.inspect", path], stdout=unread, stderr=subprocess.PIPE,
+                           text=True, check=False)
+    os.close(unread)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def write(folder, splits, name="mosi_data_noalign.pkl"):

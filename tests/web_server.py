@@ -18,6 +18,9 @@ class Server(ThreadingHTTPServer):
         self.content, self.etag = content, '"first"'
         self.answers, self.ranges = [whole_or_range], []
 
+    def handle_error(self, request, client_address):
+        """Keep quiet: a client that has read enough, or was told to break off, closes the connection."""
+
     @property
     def url(self):
         """The address of the file."""
