@@ -56,8 +56,9 @@ SERIES = (
                 124: "train_loader = ordered(train_loader, args)",
             },
             "src/train.py": {
-                18: "from src.scripted import input, save_initial, training_record, write_epoch",
-                33: "    save_initial(hyp_params, model)",
+                18: "from src.scripted import input, of_wanted_width, save_initial, training_record, write_epoch",
+                33: "    save_initial(hyp_params, model)\n"
+                    "    model = of_wanted_width(hyp_params, model)",
                 186: "        hyp_params.training = training_record(epoch_loss / hyp_params.n_train, optimizer)",
                 246: "        write_epoch(hyp_params, epoch=epoch, **hyp_params.training, valid_loss=val_loss,\n"
                      "                    test_loss=test_loss, seconds=duration)",

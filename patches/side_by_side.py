@@ -1,6 +1,7 @@
 """Train the original MulT and ours on the same data, and compare: `bash patches/side_by_side.sh --help`.
 
-First without dropout, from the same weights and in the same order of the data: then every loss must agree. Then, where
+First without dropout, from the same weights and in the same order of the data: then every loss must agree, in float64.
+Then, where
 chance has a part, with the original's dropouts and other seeds for each run: then the losses of the last epoch must be
 draws of one distribution, as far as a test can tell.
 """
@@ -31,6 +32,7 @@ from src.settings import count
 from src.stock_checkpoint import load_state
 
 TOLERANCE = 1e-4  # of each loss in each epoch
+CONTROLS = 3
 SIGNIFICANT = 0.05
 SEED = 1111
 WITHOUT_DROPOUT = [text for name in ("attn", "relu", "embed", "res", "out") for text in (f"--{name}_dropout", "0")] + [
@@ -49,8 +51,8 @@ def parse(argv):
     parser = Parser(
         prog="bash patches/side_by_side.sh",
         description="Train a stock MulT, patched in a copy, and ours on the same data, and compare their losses: "
-        "without dropout from the same weights, then with dropout over several seeds. Paths are relative to this "
-        "repository. After -- come flags that both main.py know, such as --nlevels 2.",
+        "without dropout from the same weights, in float32 and in float64, then with dropout over several seeds. Paths "
+        "are relative to this repository. After -- come flags that both main.py know, such as --nlevels 2.",
     )
     parser.add_argument("checkout", metavar="STOCK_CHECKOUT", help=f"a checkout of {ORIGINAL_URL}; it stays as it is")
     parser.add_argument("--dataset", required=True, help="mosi, mosei, iemocap, demo, or NAME of NAME_data.pkl")
@@ -170,24 +172,37 @@ def compare_sides(sides):
 
 
 def compare_exactly(sides):
-    """Print the two logs as src.compare shows them and the differences in full precision; whether they agree.
+    """Print the logs of both sides as src.compare shows them, and how far apart they are. Whether they agree is told in
+    float64.
 
-    Rounding grows from step to step, in some runs beyond the tolerance: how far it does is shown by a third run, ours
-    again from weights that are one rounding away.
+    In float32 rounding grows from step to step, and a sign that it turns, of an error or under a relu, can carry it
+    beyond any tolerance. So these runs are shown beside runs of ours from weights that are one rounding away.
     """
     initial, moved = (sides.folder / name for name in ("initial.pt", "moved.pt"))
     stock_log, stock = sides.stock("exact", SEED, "--order_seed", SEED, "--save_initial", initial, *WITHOUT_DROPOUT)
     ours_log, ours = sides.ours("exact", SEED, "--init_from", initial, *WITHOUT_DROPOUT)
-    torch.save({name: weights * (1 + 2**-23) for name, weights in load_state(initial).items()}, moved)  # 0 stays 0
-    _, control = sides.ours("control", SEED, "--init_from", moved, *WITHOUT_DROPOUT)
-
     a, b = ({**read_run(log), "name": log.name} for log in (stock_log, ours_log))
     print(*report(a, b, compare(a, b)), sep="\n")
+    controls = []
+    for number in range(CONTROLS):
+        torch.save(one_rounding_away(load_state(initial), number), moved)
+        controls.append(sides.ours(f"control{number}", SEED, "--init_from", moved, *WITHOUT_DROPOUT)[1])
+    print(f"float32: {in_words(largest_differences(stock, ours))}; ours from weights one rounding away, {CONTROLS} "
+          f"times: up to {max(max(largest_differences(ours, control).values()) for control in controls):.1e}")
+
+    _, stock = sides.stock("float64", SEED, "--order_seed", SEED, "--float64", *WITHOUT_DROPOUT)
+    _, ours = sides.ours("float64", SEED, "--init_from", initial, "--precision", "float64", *WITHOUT_DROPOUT)
     apart = largest_differences(stock, ours)
     agree = all(value <= TOLERANCE for value in apart.values())
-    print(f"in full precision: {in_words(apart)}; tolerance {TOLERANCE:.0e}: {'AGREE' if agree else 'DIFFER'}")
-    print(f"ours from weights one rounding away: {in_words(largest_differences(ours, control))}")
+    print(f"float64: {in_words(apart)}; tolerance {TOLERANCE:.0e}: {'AGREE' if agree else 'DIFFER'}")
     return agree
+
+
+def one_rounding_away(state, seed):
+    """A state dict with every weight moved by about its last bit, up or down as a seed has it; 0 stays 0."""
+    chance = torch.Generator().manual_seed(seed)
+    return {name: weights * (1 + torch.randint(0, 2, weights.shape, generator=chance).mul(2).sub(1) * 2**-23)
+            for name, weights in state.items()}
 
 
 def in_words(differences):

@@ -58,10 +58,14 @@ def find_data_device(name, device, size):
 
 
 def speed_up(model, device, precision="float32", compiled=False):
-    """Let a model compute in bfloat16 where that is safe, its predictions in float32, and compile it."""
+    """Let a model compute in bfloat16 where that is safe, its predictions in float32, or in float64; and compile it."""
     if precision == "bfloat16":
         forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
         model.forward = lambda *inputs: tuple(x.float() for x in forward(*inputs))
+    if precision == "float64":
+        of_doubles = model.double().forward
+        model.forward = lambda text, audio, vision, padding=None: of_doubles(
+            text.double(), audio.double(), vision.double(), padding)
     if compiled:
         model.compile()
     return model

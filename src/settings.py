@@ -18,7 +18,7 @@ from src.models import MODELS, build_model, find_model, model_options
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
 DATA_DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("float32", "tf32", "bfloat16")
+PRECISIONS = ("float32", "tf32", "bfloat16", "float64")
 MOST_LAYERS = 1000
 NEEDS = {"trim_padding": "mask_padding", "sort_batches": "trim_padding"}  # flags that are nothing by themselves
 
@@ -122,8 +122,8 @@ class Settings:
     seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
 
     device: str = flag("run", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
-    precision: str = flag("run", "float32", "of matrix products: float32, or faster on a GPU tf32 or bfloat16 "
-                          "(autocast). Not the same numbers", choices=PRECISIONS)
+    precision: str = flag("run", "float32", "float32; faster on a GPU, and not the same numbers, tf32 or "
+                          "bfloat16 (autocast) for matrix products; or float64", choices=PRECISIONS)
     compile: bool = flag("run", False, "run the model through torch.compile: for GPUs, after minutes of compiling",
                          action="store_true")
     data_device: str = flag("run", "auto", "where the data is held: cpu, cuda, or auto (the GPU of --device, if half "

@@ -230,7 +230,7 @@ def test_the_script_reports_bad_arguments():
 
 
 class MadeUpSides:
-    """Two sides whose losses are made up: `apart` without dropout, and `shift` with it."""
+    """Two sides whose losses are made up: `apart` in float64, 1 in float32, and `shift` with dropout."""
 
     def __init__(self, folder, apart, shift):
         self.folder, self.apart, self.shift, self.random = folder, apart, shift, random.Random(1)
@@ -249,7 +249,7 @@ class MadeUpSides:
             torch.save(torch.nn.Linear(1, 1), flags[flags.index("--save_initial") + 1])
         epochs, log = [], self.folder / f"{side}-{name}.log"
         for number in (1, 2):
-            change = apart if name in ("exact", "control") else shift + self.random.gauss(0, 0.1)
+            change = {"exact": side == "ours", "float64": apart}.get(name, shift + self.random.gauss(0, 0.1))
             losses = {f"{split}_loss": 1.0 / number + change for split in ("train", "valid", "test")}
             epochs.append({"epoch": number, **losses})
         log.write_text("".join(
@@ -273,10 +273,12 @@ def test_what_is_concluded(tmp_path, capsys, apart, shift, exact, distribution, 
     assert re.search(rf"^{distribution}:", printed, re.M)
 
     (_, _, _, stock_flags), (_, _, _, our_flags), (_, control, _, control_flags), *others = sides.calls
+    *_, (_, _, _, stock_doubles), (_, _, _, our_doubles) = [call for call in others if call[1] == "float64"]
+    assert {"--order_seed", "--float64"} < set(stock_doubles) and {"--init_from", "float64"} < set(our_doubles)
     moved, first = (torch.load(tmp_path / name, weights_only=weights_only) for name, weights_only in (
         ("moved.pt", True), ("initial.pt", False)
     ))
-    assert control == "control" and str(tmp_path / "moved.pt") in map(str, control_flags)
+    assert control == "control0" and str(tmp_path / "moved.pt") in map(str, control_flags)
     assert 0 < (moved["weight"] - first.weight).abs().item() < 1e-6
     assert {"--order_seed", "--save_initial"} < set(stock_flags) and "--init_from" in our_flags
     assert all(flags[flags.index("--out_dropout") + 1] == "0" for flags in (stock_flags, our_flags))

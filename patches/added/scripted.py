@@ -3,6 +3,7 @@
 import json
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 
@@ -10,6 +11,7 @@ def add_flags(parser):
     """The flags of this module, for main.py."""
     parser.add_argument("--json_lines", metavar="FILE", help="append the losses of each epoch to FILE, as JSON")
     parser.add_argument("--save_initial", metavar="FILE", help="save the state dict before training to FILE")
+    parser.add_argument("--float64", action="store_true", help="compute in float64")
     parser.add_argument("--order_seed", type=int, metavar="SEED",
                         help="draw the order of the training data from a generator of its own")
 
@@ -44,6 +46,22 @@ def save_initial(args, model):
     """Write the file of --save_initial, if one is wanted."""
     if args.save_initial:
         torch.save(model.state_dict(), args.save_initial)
+
+
+class OfDoubles(nn.Module):
+    """A model in float64, for inputs of any width."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model.double()
+
+    def forward(self, *inputs):
+        return self.model(*(x.double() for x in inputs))
+
+
+def of_wanted_width(args, model):
+    """The model in float64 if --float64 asks for it."""
+    return OfDoubles(model) if args.float64 else model
 
 
 def training_record(loss, optimizer):
