@@ -8,6 +8,8 @@ from pathlib import Path
 
 from src.errors import UserError, printable
 
+BUSY = "is being written by"  # of the message where another process has the folder
+
 
 class FolderLock:
     """The right to write a folder, held from making it until `release` or the end of the process.
@@ -38,7 +40,7 @@ class FolderLock:
             owner = printable(os.pread(descriptor, 200, 0).decode(errors="replace")) or "another process"
             os.close(descriptor)
             raise UserError(
-                f"{folder} is being written by {owner}; let it end, or give this run its own --name or --results_dir"
+                f"{folder} {BUSY} {owner}; let it end, or give this run its own --name or --results_dir"
             ) from error
         except FileNotFoundError:
             pass

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from src import grid, sources
+from src import grid, grid_plan, pool, sources
 from src.collect import difference_of_settings
 from src.errors import UserError
 from tests.data_files import make_splits, write_dataset
@@ -46,7 +46,7 @@ def test_the_whole_grid(folder):
         for aligned in (False, True):
             write_dataset(folder / "data", stem, make_splits(), aligned)
     parsed = grid.parse_arguments([])
-    runs, missing = grid.plan(parsed.datasets, parsed.alignment, parsed.models, parsed.seeds, parsed.main_flags)
+    runs, missing = grid_plan.plan(parsed.datasets, parsed.alignment, parsed.models, parsed.seeds, parsed.main_flags)
     assert (len(runs), missing) == (3 * 2 * 3 * 5, [])
     assert len({run.settings.run_path for run in runs}) == 90
     assert runs[0].title == "mosi unaligned PMR seed1111"
@@ -65,7 +65,7 @@ def test_arguments(line, expected):
 
 
 def test_ablations_get_folders_of_their_own():
-    runs, _ = grid.plan(["demo"], "aligned", ["PMR"], [1], (), ablations=True)
+    runs, _ = grid_plan.plan(["demo"], "aligned", ["PMR"], [1], (), ablations=True)
     assert len({run.settings.run_path for run in runs}) == len(runs) == 10
     by_name = {run.settings.name: run.settings for run in runs}
     assert by_name["no_filter"].dynamic_filter is False
@@ -182,16 +182,16 @@ def test_wrong_arguments_are_named(folder, capsys, line, words):
 
 def test_gpus_are_given_out_round_robin(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    gpus = grid.visible_gpus()
-    used = [grid.environment_of(slot, 5, gpus)["CUDA_VISIBLE_DEVICES"] for slot in range(5)]
+    gpus = pool.visible_gpus()
+    used = [pool.environment_of(slot, 5, gpus)["CUDA_VISIBLE_DEVICES"] for slot in range(5)]
     assert used == ["2", "5", "2", "5", "2"]
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(grid.os, "cpu_count", lambda: 8)
-    assert grid.environment_of(0, 3, gpus)["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setattr(pool.os, "cpu_count", lambda: 8)
+    assert pool.environment_of(0, 3, gpus)["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_run_of_other_settings_is_not_finished(folder):
-    (run,), _ = grid.plan(["mine"], "unaligned", ["MulT"], [1], SMALL)
+    (run,), _ = grid_plan.plan(["mine"], "unaligned", ["MulT"], [1], SMALL)
     assert not run.finished
     path = run.settings.run_path
     path.mkdir(parents=True)
