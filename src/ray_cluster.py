@@ -20,6 +20,7 @@ RETRIES = 10  # after lost nodes, a run
 CPUS_PER_RUN = 1  # the same on every node, so that a run goes on with as many threads as it began with
 PATIENCE_SECONDS = 120  # with a run's former process, which may still be writing where its node was cut off
 CONNECT_SECONDS = 20
+POLL_SECONDS = 0.5
 
 
 def execute_on_ray(address, gpus_per_run, runs, jobs, logs):
@@ -103,13 +104,14 @@ def run_on_node(checkout, folder, flags, log):
         with open(log, "a", encoding="utf-8") as console:
             process = start_process(flags, console, dict(os.environ))
         try:
-            code = process.wait()
+            while (code := process.poll()) is None:
+                time.sleep(POLL_SECONDS)  # in `wait`, a task does not learn that it is cancelled
         finally:  # cancelled, or the node is shut down: the run stops with a checkpoint
             process.terminate()
             process.wait()
         if code != 2 or BUSY not in last_lines(Path(log))[-1] or time.time() > patience:
             return code
-        time.sleep(2)
+        time.sleep(POLL_SECONDS)
 
 
 class RayTask:
