@@ -1,5 +1,6 @@
 """run_all.sh's grid: what it plans, skips, refuses and reports, and that an interrupted one goes on."""
 
+import contextlib
 import json
 import pickle
 import signal
@@ -13,6 +14,7 @@ import pytest
 from src import grid, grid_plan, pool, sources
 from src.collect import difference_of_settings
 from src.errors import UserError
+from src.lock import FolderLock
 from tests.data_files import make_splits, write_dataset
 from tests.run_files import result_content
 from tests.web_server import serving
@@ -98,7 +100,7 @@ def test_a_grid_ends_in_tables_and_goes_on_where_it_stopped(folder, capfd):
         assert (result == first[name]) == (name != "mine/unaligned/PMR/seed2")  # only its times are new
 
 
-@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_an_interrupted_grid_ends_its_runs(folder, sent, code):
     command = [sys.executable, "-m", "src.grid", *arguments("--models", "MulT", "--seeds", "1", "2"),
                "--num_epochs", "500"]
@@ -111,12 +113,25 @@ def test_an_interrupted_grid_ends_its_runs(folder, sent, code):
         time.sleep(0.1)
     process.send_signal(sent)
     assert process.wait(timeout=60) == code
-    assert b"the same command goes on" in process.stderr.read()
+    if sent == signal.SIGKILL:
+        assert is_let_go(started.parent)
+    else:
+        assert b"the same command goes on" in process.stderr.read()
     epochs = started.read_text()
     time.sleep(1)
     assert started.read_text() == epochs
     assert (started.parent / "last.pt").is_file()  # with which it goes on
     assert results(folder) == {}
+
+
+def is_let_go(run_folder):
+    """Whether the process that writes a run's folder ends within ten seconds."""
+    for _ in range(100):
+        with contextlib.suppress(UserError):
+            FolderLock(run_folder).release()
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_changed_settings_are_refused(folder, capsys):
@@ -171,6 +186,14 @@ def test_missing_data_is_fetched(folder, monkeypatch, capfd):
     ("--datasets mine --models LSTM", "no model is called 'LSTM'"),
     ("--datasets mine -- --colour red", "unrecognized arguments: --colour"),
     ("--colour=red", "unrecognized arguments: --colour"),
+    ("--datasets mine --gpus_per_run 0.5", "--gpus_per_run is for --ray"),
+    ("--datasets mine --ray --gpus_per_run -1", "-1 GPUs cannot be given out"),
+    ("--datasets mine --ray --gpus_per_run 1.5", "1.5 GPUs cannot be given out"),
+    ("--datasets mine --ray --index 0", "not allowed with argument --ray"),
+    ("--datasets mine --index 0 --dry_run", "not allowed with argument --index"),
+    ("--datasets mine --index 0 --download", "--download goes with running the whole grid"),
+    ("--datasets mine --index 30", "--index 30 is not in the grid: it has 15 runs, 0 to 14"),
+    ("--datasets mine --index -1", "--index -1 is not in the grid"),
 ])
 def test_wrong_arguments_are_named(folder, capsys, line, words):
     assert grid.main(line.split()) == 2
