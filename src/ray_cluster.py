@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from src.errors import UserError
+from src.errors import UserError, printable
 from src.pool import execute
 from src.run_process import MAIN
 from src.signals import interrupted_by_signals
@@ -55,15 +55,20 @@ def connect(address):
         from ray import cloudpickle  # noqa: PLC0415
     except ImportError as error:
         raise UserError("--ray needs Ray, which is not installed: pip install ray") from error
+    where = "on this machine" if address == "auto" else f"at {address}"
     status = [sys.executable, "-m", "ray.scripts.scripts", "status"]
     status += [] if address == "auto" else ["--address", address]
     try:  # ray.init would try for two minutes and then end this process
         subprocess.run(status, check=True, capture_output=True, timeout=CONNECT_SECONDS)
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (subprocess.SubprocessError, ConnectionError, RuntimeError, ValueError) as error:
-        where = "on this machine" if address == "auto" else f"at {address}"
+    except subprocess.SubprocessError as error:
         raise UserError(f"no Ray cluster answers {where}; start one with `ray start --head` and give --ray the address "
                         "that it prints") from error
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = printable(str(error).strip().split("\n")[0])
+        raise UserError(f"the Ray cluster {where} does not take this machine: {reason}; start the grid on one of its "
+                        "nodes") from error
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a node without the checkout has to say so
     return ray
 
