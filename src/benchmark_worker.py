@@ -5,6 +5,7 @@ It imports either this project or a checkout of the original, whose packages hav
 
 import contextlib
 import json
+import re
 import resource
 import sys
 import time
@@ -108,7 +109,9 @@ def peak_bytes(device):
     """The most memory that this process has held: on the GPU, or else all of it."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status")  # the other figure may be that of the process that started this one
+    own = re.search(r"VmHWM:\s*(\d+)", status.read_text() if status.exists() else "")
+    return 1024 * int(own[1] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def main():
