@@ -21,9 +21,8 @@ from src.train import evaluate, train_one_epoch
 from src.training_progress import make_optimizer
 from src.training_run import prepare
 
-WARM_UP_STEPS = 2
-FEWEST_STEPS, MOST_STEPS = 3, 30
-SECONDS = 3.0  # of training steps, if that is between the two
+FEWEST_STEPS, MOST_STEPS = 3, 30  # at a time
+SECONDS = 3.0  # of training, and of evaluation
 
 
 def measure(settings, started):
@@ -47,14 +46,14 @@ def measure(settings, started):
                         by_length=settings.trim_padding, device=device)
 
     train_on(1)
-    warm = timed(train_on, WARM_UP_STEPS) / WARM_UP_STEPS
+    warm = seconds_of(train_on, 1, at_least=0)
     in_epoch = math.ceil(len(train) / settings.batch_size)
     steps = min(in_epoch, max(FEWEST_STEPS, min(MOST_STEPS, int(SECONDS / warm))))
-    step_seconds = timed(train_on, steps) / steps
+    step_seconds = seconds_of(train_on, steps) / steps
     evaluate_on(1)
     batches = steps * settings.batch_chunk
     evaluated = min(len(valid), batches * math.ceil(settings.batch_size / settings.batch_chunk))
-    sample_seconds = timed(evaluate_on, batches) / evaluated
+    sample_seconds = seconds_of(evaluate_on, batches) / evaluated
     return {
         "parameters": parameter_count(model), "peak_bytes": peak_bytes(device.type), "device": device.type,
         "start_seconds": start_seconds, "step_seconds": step_seconds,
@@ -69,11 +68,13 @@ def some_of(split, number, generator):
     return Split(features, padding, labels, [split.ids[i] for i in chosen]).to(split.features[0].device)
 
 
-def timed(work, *arguments):
-    """The seconds that a call takes."""
-    start = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - start
+def seconds_of(work, amount, at_least=SECONDS):
+    """The mean seconds of work(amount), over as many calls as take `at_least` so many together."""
+    start, calls = time.perf_counter(), 0
+    while not calls or time.perf_counter() - start < at_least:
+        work(amount)
+        calls += 1
+    return (time.perf_counter() - start) / calls
 
 
 def run(started, *flags):
