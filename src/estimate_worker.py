@@ -22,7 +22,7 @@ from src.training_progress import make_optimizer
 from src.training_run import prepare
 
 FEWEST_STEPS, MOST_STEPS = 3, 30  # at a time
-SECONDS = 3.0  # of training, and of evaluation
+SECONDS = 2.0  # of training, and a quarter of that of evaluation
 
 
 def measure(settings, started):
@@ -53,7 +53,7 @@ def measure(settings, started):
     evaluate_on(1)
     batches = steps * settings.batch_chunk
     evaluated = min(len(valid), batches * math.ceil(settings.batch_size / settings.batch_chunk))
-    sample_seconds = seconds_of(evaluate_on, batches) / evaluated
+    sample_seconds = seconds_of(evaluate_on, batches, at_least=SECONDS / 4) / evaluated
     return {
         "parameters": parameter_count(model), "peak_bytes": peak_bytes(device.type), "device": device.type,
         "start_seconds": start_seconds, "step_seconds": step_seconds,
