@@ -21,6 +21,7 @@ CPUS_PER_RUN = 1  # the same on every node, so that a run goes on with as many t
 PATIENCE_SECONDS = 120  # with a run's former process, which may still be writing where its node was cut off
 CONNECT_SECONDS = 20
 POLL_SECONDS = 0.5
+ROUNDING = 1e-6  # five times 0.2 GPUs are one
 
 
 def execute_on_ray(address, gpus_per_run, runs, jobs, logs):
@@ -82,7 +83,7 @@ def room_for_runs(nodes, gpus_per_run):
     for resource in resources:
         by_kind = [resource.get("CPU", 0) // CPUS_PER_RUN]
         if gpus_per_run:
-            by_kind.append(resource.get("GPU", 0) // gpus_per_run)
+            by_kind.append(resource.get("GPU", 0) / gpus_per_run + ROUNDING)
         room += int(min(by_kind))
     if not room:
         raise UserError(f"no node of the cluster has {CPUS_PER_RUN} CPU and {gpus_per_run:g} GPUs; "
@@ -104,17 +105,18 @@ def run_on_node(checkout, folder, flags, log):
     from src.run_process import last_lines, start_process  # noqa: PLC0415
 
     os.chdir(folder)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(CPUS_PER_RUN)}
     patience = time.time() + PATIENCE_SECONDS
     while True:
         with open(log, "a", encoding="utf-8") as console:
-            process = start_process(flags, console, dict(os.environ))
+            process = start_process(flags, console, environment)
         try:
             while (code := process.poll()) is None:
                 time.sleep(POLL_SECONDS)  # in `wait`, a task does not learn that it is cancelled
         finally:  # cancelled, or the node is shut down: the run stops with a checkpoint
             process.terminate()
             process.wait()
-        if code != 2 or BUSY not in last_lines(Path(log))[-1] or time.time() > patience:
+        if code != 2 or BUSY not in "".join(last_lines(Path(log))) or time.time() > patience:
             return code
         time.sleep(POLL_SECONDS)
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 from src import grid, ray_cluster
@@ -149,6 +150,7 @@ def node(alive=True, **resources):
     ([node(CPU=8.0, GPU=1.0), node(CPU=8.0, GPU=1.0)], 0.25, (0.25, 8)),
     ([node(CPU=3.0, GPU=1.0), node(CPU=8.0, GPU=1.0, alive=False)], 0.25, (0.25, 3)),
     ([node(CPU=8.0, GPU=1.0)], 0, (0, 8)),
+    ([node(CPU=8.0, GPU=1.0)], 0.2, (0.2, 5)),
 ])
 def test_room_for_runs(nodes, asked, expected):
     assert ray_cluster.room_for_runs(nodes, asked) == expected
@@ -159,9 +161,14 @@ def test_no_room_is_told():
         ray_cluster.room_for_runs([node(CPU=8.0, GPU=1.0)], 2)
 
 
-def test_a_node_without_the_shared_folder_says_so(folder):
-    with pytest.raises(FileNotFoundError, match=r"nowhere is not on node .*: every node needs the checkout"):
-        ray_cluster.run_on_node(str(MAIN.parent), str(folder / "nowhere"), (), str(folder / "log"))
+def test_a_node_without_the_checkout_says_so(folder):
+    """Where nothing of the project can be imported."""
+    cloudpickle.register_pickle_by_value(ray_cluster)
+    (folder / "task").write_bytes(cloudpickle.dumps(ray_cluster.run_on_node))
+    call = "import pickle; pickle.load(open('task', 'rb'))('nowhere', '.', (), 'log')"
+    ended = subprocess.run([sys.executable, "-P", "-c", call], capture_output=True, text=True, check=False,
+                           env={"PATH": os.environ["PATH"]})
+    assert "FileNotFoundError: nowhere is not on node" in ended.stderr
 
 
 def test_a_run_waits_for_its_former_process(folder):
