@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from src.download import download
-from src.errors import run_command
+from src.errors import UserError, run_command
+from src.processes import LostProcess, find_processes
 from src.rerun import evaluate_again, repeat
 from src.settings import parse_flags, resolve
 from src.signals import Stopped
@@ -14,28 +15,49 @@ from src.training_run import train
 
 def main(argv=None):
     """Run the command line; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    return run_command(run, sys.argv[1:] if argv is None else list(argv))
+
+
+def run(argv):
+    """Run the command line in this process, which may be one of several; returns the exit code."""
+    processes = find_processes()
     try:
-        return run_command(lambda: dispatch(parse_flags(argv)))
+        with processes.joined():
+            return dispatch(argv, processes)
+    except LostProcess as lost:
+        say_how_to_go_on(lost, argv, processes)
+        return processes.leave(lost.code)
     except Stopped as stopped:
-        again = [*argv, "--resume"] if "--resume" not in argv else argv
-        print(f"# stopped by {stopped.signal}; to go on: {shlex.join(['python', 'main.py', *again])}", file=sys.stderr)
+        say_how_to_go_on(stopped, argv, processes)
         return stopped.code
     except KeyboardInterrupt:
         return 130
 
 
-def dispatch(flags):
+def say_how_to_go_on(stopped, argv, processes):
+    """The last line of a run that was cut short."""
+    if processes.rank == 0:
+        again = [*argv, "--resume"] if "--resume" not in argv else argv
+        command = shlex.join([*processes.launcher, "main.py", *again])
+        print(f"# stopped by {stopped.signal}{stopped.where}; to go on: {command}", file=sys.stderr)
+
+
+def dispatch(argv, processes):
     """Do what the flags ask for; returns the exit code, None for 0."""
+    with processes.agreeing():
+        flags = parse_flags(argv)
+        if "eval" in flags and processes.count > 1:
+            raise UserError("--eval takes one process: leave out torchrun")
     if "eval" in flags:
         return evaluate_again(flags.pop("eval"), flags)
     if "repeat" in flags:
-        return repeat(flags.pop("repeat"), flags)
+        return repeat(flags.pop("repeat"), flags, processes)
     resume, wants_download = flags.pop("resume", False), flags.pop("download", False)
-    settings, sources = resolve(flags)
-    if wants_download and not Path(settings.data_path).is_file():
-        download([settings.spec], settings.data_path, [settings.aligned])
-    return train(settings, sources, settings.run_path, resume)
+    with processes.agreeing():
+        settings, sources = resolve(flags)
+        if wants_download and processes.local_rank == 0 and not Path(settings.data_path).is_file():
+            download([settings.spec], settings.data_path, [settings.aligned])
+    return train(settings, sources, settings.run_path, resume, processes)
 
 
 if __name__ == "__main__":

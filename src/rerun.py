@@ -9,6 +9,7 @@ import torch
 from src.errors import UserError
 from src.failures import explained
 from src.machine import find_device
+from src.processes import ONE_PROCESS
 from src.repeat import first_difference, recorded_run
 from src.result import check_reproduced
 from src.resume import differences_of_environment
@@ -40,15 +41,18 @@ def evaluate_again(folder, flags):
         print("# reproduces result.json")
 
 
-def repeat(folder, flags):
+def repeat(folder, flags, processes=ONE_PROCESS):
     """Train a finished run again, beside it, and say whether it came out the same; returns 0 if so, else 1."""
-    refuse_settings("--repeat", set(flags) - {"data_path", "device", "resume"})
+    with processes.agreeing():
+        refuse_settings("--repeat", set(flags) - {"data_path", "device", "resume"})
+        settings, then = recorded_run(folder)
     resume = flags.pop("resume", False)
-    settings, then = recorded_run(folder)
     settings, folder = replace(settings, **flags), Path(folder).resolve()
     repetition = folder.with_name(f"{folder.name}.repeat")
     torch.set_num_threads(then["threads"])
-    train(settings, dict.fromkeys(settings.recorded(), f"as in {folder}"), repetition, resume)
+    train(settings, dict.fromkeys(settings.recorded(), f"as in {folder}"), repetition, resume, processes)
+    if processes.rank:
+        return 0
     for line in differences_of_environment(then, recorded_run(repetition)[1]):
         print(f"# {line}: there and here")
     if difference := first_difference(folder, repetition):

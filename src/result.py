@@ -8,6 +8,7 @@ import torch
 
 from modules.cpu_library import library
 from src.errors import UserError
+from src.processes import process_count
 from src.run_folder import git_commit
 from src.tasks import no_better_than
 
@@ -43,6 +44,7 @@ def environment(device):
     """What a number depends on besides the settings."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": process_count(),
         "threads": torch.get_num_threads(),
         "cpu_kernels": "compiled" if library() else "none: there is no C++ compiler, and training on a CPU is slower",
         "torch": str(torch.__version__),

@@ -34,17 +34,24 @@ def unfinished(path, config):
         kinds = [isinstance(last[name], kind) for name, kind in LAST.items()]
         if not all([*kinds, isinstance(there["environment"], dict)]) or set(last["sizes"]) != set(APPENDED):
             raise TypeError("it has other contents")
-        differences = [difference_of_settings(there, config)]
-        differences += [f"{key} is {there[key]} and {config[key]}" for key in DATA if there[key] != config[key]]
+        difference = difference_of_runs(there, config)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}/last.pt was written by another version of this code; leave out --resume") from error
-    if difference := printable(", ".join(filter(None, differences))):
+    if difference:
         raise UserError(f"{path} holds another run, unfinished ({difference}: there and asked for); {ADVICE}")
     return last
 
 
+def difference_of_runs(there, here):
+    """'lr is 0.1 and 0.2', for the settings and data that two contents of a config.json differ in; '' if in none."""
+    differences = [difference_of_settings(there, here)]
+    differences += [f"{key} is {there[key]} and {here[key]}" for key in DATA if there[key] != here[key]]
+    return printable(", ".join(filter(None, differences)))
+
+
 def differences_of_environment(there, here):
-    """'torch is 2.6.0 and 2.13.0', for whatever can change the last bits of a number."""
+    """'torch is 2.6.0 and 2.13.0', for whatever can change the last bits of a number, or dropout's draws."""
+    there = {"processes": 1, **there}  # as it was before it was written down
     pairs = {name: (there.get(name), value) for name, value in here.items()}
     return [f"{name} is {printable(before)} and {now}" for name, (before, now) in pairs.items() if before != now]
 

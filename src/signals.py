@@ -10,7 +10,9 @@ EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a ter
 
 
 class Stopped(SystemExit):
-    """A run was asked to stop, and has. `code` is what its process exits with."""
+    """A run was asked to stop, and has. `code` is what its process exits with, `where` how far it had come."""
+
+    where = ""
 
     def __init__(self, number):
         super().__init__(EXIT_CODES[number])
@@ -20,8 +22,9 @@ class Stopped(SystemExit):
 class StopSignals:
     """`with StopSignals() as stop:` keeps the first signal for `stop.check()` to find; a second exits at once."""
 
-    def __init__(self):
-        self._received = None
+    def __init__(self, silent=False):
+        self.received = None
+        self._silent = silent
         self._handlers = {}
 
     def __enter__(self):
@@ -32,15 +35,16 @@ class StopSignals:
         restore(self._handlers)
 
     def _receive(self, number, frame):
-        if self._received is not None:
+        if self.received is not None:
             os._exit(EXIT_CODES[number])
-        self._received = number
-        os.write(2, b"# stopping after this step; a second signal stops at once\n")
+        self.received = number
+        if not self._silent:
+            os.write(2, b"# stopping after this step; a second signal stops at once\n")
 
     def check(self):
         """Stopped, if a signal has come."""
-        if self._received is not None:
-            raise Stopped(self._received)
+        if self.received is not None:
+            raise Stopped(self.received)
 
 
 @contextmanager

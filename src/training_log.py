@@ -50,7 +50,8 @@ class TrainingLog:
         self.bar.update(self.epochs * self.batches + batches)
         self.run.log(
             f"# goes on after epoch {self.epochs}" + (f" and {batches} batches of the next" if batches else ""),
-            *(f"# {change}: before and now; the last bits of the numbers may differ" for change in changes),
+            *(f"# {change}: before and now; the last bits of the numbers may differ, and dropout's draws"
+              for change in changes),
         )
 
     def on_batch(self, epoch, i, samples, loss):

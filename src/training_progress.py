@@ -39,6 +39,7 @@ class PartOfEpoch:
     loss_sum: float = 0.0  # over samples
     seconds: float = 0.0
     last_loss: float | None = None  # of a batch, in this epoch or the one before
+    unseen: int = 0  # steps that the model has made besides, whose losses have not been looked at
 
 
 def make_optimizer(model, optim, lr):
