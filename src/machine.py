@@ -38,6 +38,8 @@ def find_device(name):
         if device.type not in ("cpu", "cuda"):
             raise RuntimeError("it is neither cpu nor cuda")
         torch.empty(0, device=device)
+        if device.index is not None and device.type == "cuda":
+            torch.cuda.set_device(device)  # for what does not ask which, such as nccl
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"--device {name} cannot be used here: {reason}; try --device cpu") from error
