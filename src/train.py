@@ -153,7 +153,7 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
             raise UserError(f"training diverged in epoch {number}: {error}; try a smaller --lr or --clip") from error
         except Stopped as stopped:
             progress.part.seconds = time.time() - start
-            stopped.where = f" in epoch {number}, after {progress.part.batches} batches"
+            stopped.where = f" in epoch {number}, after {progress.part.batches} of its batches"
             if not progress.part.unseen:
                 on_progress(progress)
             raise

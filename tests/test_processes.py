@@ -18,12 +18,12 @@ import torch
 
 from main import main
 from src.ablations import ABLATIONS
-from src.dataset import find_spec, load_dataset
+from src.dataset import Split, find_spec, load_dataset
 from src.errors import UserError
 from src.lock import FolderLock
 from src.processes import ONE_PROCESS, SeveralProcesses, find_processes
 from src.run_folder import load_last
-from src.settings import parse_flags, resolve
+from src.settings import Settings, parse_flags, resolve
 from src.tasks import SentimentRegression
 from tests.data_files import make_splits, write_dataset
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 NO_DROPOUT = [f"--{name}_dropout=0" for name in ("attn", "relu", "embed", "res", "out")]
 FLAGS = ["--dataset", "mine", "--device", "cpu", "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1",
          "--num_epochs", "3", "--batch_size", "5", "--log_interval", "1"]  # 11 samples: a last batch of 1
-RUN = Path("mine/unaligned/MulT/seed1111")
+RUN, PMR_RUN = (Path(f"mine/unaligned/{model}/seed1111") for model in ("MulT", "PMR"))
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_batch_is_shared_out(count, size):
 
 
 @pytest.mark.parametrize("flags, run", [
-    (["--model", "PMR", "--batch_chunk", "2"], RUN.parent.with_name("PMR") / RUN.name),
+    (["--model", "PMR", "--batch_chunk", "2"], PMR_RUN),
     (["--mask_padding", "--trim_padding", "--sort_batches", "--when", "0", "--lr", "0.05"], RUN),
 ], ids=["PMR", "MulT"])
 def test_two_processes_compute_what_one_does(folder, capsys, flags, run):
@@ -162,6 +162,22 @@ def test_two_processes_compute_what_one_does(folder, capsys, flags, run):
         path.name for path in (folder / "one" / run).iterdir()}
     assert [path.name for path in (folder / "two" / run).parent.iterdir()] == [run.name]
     assert json.loads((folder / "two" / run / "result.json").read_text())["environment"]["processes"] == 2
+
+
+def test_in_float64_two_processes_differ_by_nothing_that_counts(folder):
+    """What is left in float32 is rounding, which training makes larger from step to step."""
+    def in_float64(rank):
+        build, batch = Settings.build_model, Split.batch
+        Settings.build_model = lambda *arguments: build(*arguments).double()
+        Split.batch = lambda *arguments: tuple(
+            tuple(x.double() for x in part) if i == 0 else part for i, part in enumerate(batch(*arguments)))
+    flags = [*FLAGS, *NO_DROPOUT, "--model", "PMR", "--num_epochs", "8", "--lr", "0.01"]
+    for count in (1, 2):
+        done = run_in_processes([*flags, "--results_dir", str(count)], count, in_float64)
+        assert [process.code for process in done] == [0] * count, done[0].err
+    one, two = (outcome(folder / count, PMR_RUN)[0] for count in ("1", "2"))
+    assert one[-1]["train_loss"] < 0.9 * one[0]["train_loss"]
+    assert [epoch["train_loss"] for epoch in two] == pytest.approx([epoch["train_loss"] for epoch in one], rel=1e-12)
 
 
 def test_more_processes_than_a_batch_has_samples(folder):
@@ -196,7 +212,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(folder, whole):
     first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank and at_step(STEP, send(signal.SIGTERM)))
     assert (first.code, second.code) == (143, 143)
     assert second.err == ""
-    said = re.fullmatch("# stopped by SIGTERM in epoch 2, after 3 batches; to go on: (.*)\n", first.err)
+    said = re.fullmatch("# stopped by SIGTERM in epoch 2, after 3 of its batches; to go on: (.*)\n", first.err)
     command = shlex.split(said[1])
     assert command[:4] == ["torchrun", "--nproc_per_node", "2", "main.py"]
     first, second = run_in_processes(command[4:])
@@ -212,8 +228,8 @@ def test_a_process_that_is_lost_ends_the_run_and_it_goes_on(folder, whole, place
     step = STEP if place[1] == "loss" else 5
     first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank and at_step(step, send(signal.SIGKILL), place))
     assert (first.code, second.code) == (3, -signal.SIGKILL)
-    assert re.fullmatch("# stopped by the loss of another process in epoch 2, after 2 batches; to go on: torchrun .*\n",
-                        first.err)
+    assert re.fullmatch("# stopped by the loss of another process in epoch 2, after 2 of its batches; to go on: "
+                        "torchrun .*\n", first.err)
     assert load_last(folder / "results" / RUN)["state"]["part"]["batches"] == batches
     assert [process.code for process in run_in_processes([*FLAGS, "--resume"])] == [0, 0]
     assert outcome(folder / "results") == whole
@@ -285,7 +301,7 @@ def test_a_process_without_memory_says_so_and_the_others_end(folder):
     first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank and at_step(STEP, out_of_memory))
     assert (first.code, second.code) == (3, 2)
     assert re.fullmatch("error: out of memory: .*\n", second.err)
-    assert re.fullmatch("# stopped by the loss of another process in epoch 2, after 2 batches; .*\n", first.err)
+    assert re.fullmatch("# stopped by the loss of another process in epoch 2, after 2 of its batches; .*\n", first.err)
 
 
 def test_torchrun(folder):
