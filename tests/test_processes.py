@@ -1,5 +1,6 @@
 """A run in several processes is the run in one; they end together, whatever ends them, and one of them speaks."""
 
+import importlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 from main import main
+from modules.cpu_library import library
 from src.ablations import ABLATIONS
 from src.dataset import Split, find_spec, load_dataset
 from src.errors import UserError
@@ -32,6 +34,13 @@ NO_DROPOUT = [f"--{name}_dropout=0" for name in ("attn", "relu", "embed", "res",
 FLAGS = ["--dataset", "mine", "--device", "cpu", "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1",
          "--num_epochs", "3", "--batch_size", "5", "--log_interval", "1"]  # 11 samples: a last batch of 1
 RUN, PMR_RUN = (Path(f"mine/unaligned/{model}/seed1111") for model in ("MulT", "PMR"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded():
+    """What training loads when it begins is loaded once, before the processes are forked, and not in each of them."""
+    importlib.import_module("torch._dynamo")
+    library()
 
 
 @pytest.fixture
