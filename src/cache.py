@@ -43,8 +43,8 @@ class Converted:
     notes: list = field(default_factory=list)  # lines about what converting changed
 
 
-def read_file(path, cache_dir, check):
-    """A data file from its cache, or converted, and cached where that is possible.
+def read_file(path, cache_dir, check, wanted=SPLITS):
+    """The splits `wanted` of a data file from its cache, or all of them converted, and cached where that is possible.
 
     `check(splits)` looks at the shapes and labels before anything is converted. UserError, naming the file and the
     place in it, where the file cannot be read or is not whole.
@@ -53,7 +53,7 @@ def read_file(path, cache_dir, check):
         with path.open("rb") as file:
             source = describe(path, file)
             for folder in places(path, cache_dir):
-                if converted := load(folder, source):
+                if converted := load(folder, source, wanted):
                     return converted
             return convert_file(path, file, source, cache_dir, check)
     except RefusedPickle as error:
@@ -178,15 +178,17 @@ def save(folder, splits, manifest):
     write("manifest.json", lambda file: file.write(json.dumps(manifest).encode()))
 
 
-def load(folder, source):
-    """The Converted in a cache folder, or None where there is none of this source that is whole."""
+def load(folder, source, wanted=SPLITS):
+    """The Converted in a cache folder, or None where there is none of this source that is whole. Of other splits than
+    those `wanted` no array is read.
+    """
     arrays = folder / "arrays"
     try:
         opened = os.stat(arrays).st_ino
         manifest = json.loads((arrays / "manifest.json").read_bytes())
         if manifest["format"] != FORMAT or not source.items() <= manifest["source"].items():
             return None
-        splits = _load_splits(arrays, manifest)
+        splits = _load_splits(arrays, manifest, wanted)
         if os.stat(arrays).st_ino != opened:  # another process has put new arrays there meanwhile
             return None
         return Converted(splits, manifest["protocol"], manifest["source"]["sha256"], str(folder), manifest["notes"])
@@ -194,11 +196,11 @@ def load(folder, source):
         return None
 
 
-def _load_splits(folder, manifest):
+def _load_splits(folder, manifest, wanted):
     """{split: ConvertedSplit} out of a folder; ValueError where an array is not what it should be."""
     splits = {}
     with np.load(folder / "labels_and_padding.npz", allow_pickle=False) as rest:
-        for name in SPLITS:
+        for name in wanted:
             split = splits[name] = ConvertedSplit(
                 features={key: mapped(folder / f"{name}_{key}.npy") for key in MODALITY_KEYS},
                 padding={key: rest[f"{name}_{key}"] for key in MODALITY_KEYS},

@@ -8,7 +8,7 @@ from src.models import MODELS
 from src.run_folder import read_result
 
 NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "compile",
-                      "deterministic", "log_interval"}
+                      "deterministic", "log_interval", "preset", "search"}  # a preset is spelled out in the others
 
 
 class Group(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 from src.cache import Converted, read_file
 from src.demo import make_demo
 from src.errors import UserError
-from src.formats import MODALITY_KEYS, read_layout
+from src.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.sources import download_command
 from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression, task_of_labels
 from src.training_arrays import convert, in_memory
@@ -160,7 +160,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The three splits, by name, and their task."""
+    """The splits, by name, and their task."""
 
     task: object
     splits: dict
@@ -188,15 +188,17 @@ class Dataset:
         return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
 
 
-def load_dataset(spec, data_path="data", aligned=False, cache_dir=None):
-    """Read and check a data set. UserError, in one line, names the file, the place in it and the fault."""
+def load_dataset(spec, data_path="data", aligned=False, cache_dir=None, wanted=SPLITS):
+    """Read and check a data set, of which it returns the splits `wanted`; of the others nothing is read once the file
+    has been converted. UserError, in one line, names the file, the place in it and the fault.
+    """
     if spec.make:
         _, raw = read_layout(spec.make(aligned), spec.name)
-        return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name)
+        return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name, wanted)
     path = find_file(spec, data_path, aligned)
-    converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path))
+    converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path), wanted)
     check_owner(converted.sha256, spec, path)
-    return make_dataset(converted, spec, aligned, path)
+    return make_dataset(converted, spec, aligned, path, wanted)
 
 
 def check_owner(sha256, spec, path):
@@ -221,9 +223,10 @@ def find_file(spec, data_path, aligned):
     return path
 
 
-def make_dataset(converted, spec, aligned, where):
+def make_dataset(converted, spec, aligned, where, wanted):
     """The Dataset of a converted file, or of what was made in memory."""
-    task = check_splits(converted.splits, spec, aligned, where).of_protocol(converted.protocol)
+    chosen = {name: converted.splits[name] for name in wanted}
+    task = check_splits(chosen, spec, aligned, where).of_protocol(converted.protocol)
     splits = {
         name: Split(
             features=tuple(torch.from_numpy(split.features[key]) for key in MODALITY_KEYS),
@@ -231,7 +234,7 @@ def make_dataset(converted, spec, aligned, where):
             labels=task.read_labels(split.labels, f"{where}, {name} labels"),
             ids=split.ids,
         )
-        for name, split in converted.splits.items()
+        for name, split in chosen.items()
     }
     notes = [f"{where}, {note}" for note in converted.notes]
     source = {"file": str(where), "sha256": converted.sha256, "read_from": converted.place}

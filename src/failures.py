@@ -14,15 +14,19 @@ def is_out_of_memory(error):
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in CPU_IS_FULL)
 
 
+class TrainingError(UserError):
+    """Training fails by what its settings ask for: it diverges, or memory is too small. Others may do."""
+
+
 @contextmanager
 def explained(advice):
-    """UserError, with the advice, where memory runs out inside; and where --deterministic asks for too much."""
+    """TrainingError, with the advice, where memory runs out inside; UserError where --deterministic asks too much."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         if is_out_of_memory(error):
-            raise UserError(f"out of memory: {advice}") from error
+            raise TrainingError(f"out of memory: {advice}") from error
         if "deterministic implementation" in reason:
             raise UserError(f"--deterministic cannot be had on this device: {reason.split('.')[0]}") from error
         raise

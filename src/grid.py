@@ -41,7 +41,7 @@ def parse_arguments(argv):
     parser.add_argument("--seeds", nargs="+", type=int, default=None, help=f"default: {' '.join(map(str, SEEDS))}")
     parser.add_argument("--jobs", type=int, default=None,
                         help="runs at a time, given out over the GPUs (default: one a GPU, or one; demo: one a core)")
-    parser.add_argument("--preset", help="paper, stock or a file, for every run")
+    parser.add_argument("--preset", help="paper, stock or a FILE of python -m src.tune, for every run")
     parser.add_argument("--ablations", action="store_true", help="also PMR with each of its switches")
     parser.add_argument("--download", action="store_true", help="first fetch the data files that are missing")
     parser.add_argument("--results_dir", default="results")

@@ -1,9 +1,9 @@
-"""One process to a run folder, by a lock that its death releases."""
+"""One process to a folder, by a lock that its death releases."""
 
 import fcntl
 import os
 import platform
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from src.errors import UserError, printable
@@ -51,3 +51,11 @@ class FolderLock:
         """Let others have the folder."""
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+@contextmanager
+def alone_in(folder):
+    """Wait until no other process is inside this with the same folder, which is there."""
+    with (Path(folder) / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -21,10 +21,11 @@ def split_metrics(evaluation):
 
 def epoch_record(epoch, train_loss, lr, seconds):
     """The line of metrics.jsonl for an Epoch."""
-    both = {"valid": split_metrics(epoch.valid), "test": split_metrics(epoch.test)}
+    evaluated = {"valid": epoch.valid, **({"test": epoch.test} if epoch.test else {})}
     return {
         "epoch": epoch.number, "train_loss": train_loss, "lr": lr, "seconds": seconds,
-        **{f"{split}_{name}": value for split, metrics in both.items() for name, value in metrics.items()},
+        **{f"{split}_{name}": value for split, evaluation in evaluated.items()
+           for name, value in split_metrics(evaluation).items()},
     }
 
 

@@ -39,11 +39,12 @@ APPENDED = ("log.txt", "metrics.jsonl")
 class RunFolder:
     """Writes the files of a run: `with RunFolder(path) as run:` no other process can, and then `begin` or `go_on`.
 
-    UserError where another process has it, and where the disk does not take what is written.
+    UserError where another process has it, and where the disk does not take what is written. The console shows what is
+    logged unless `shown` is False.
     """
 
-    def __init__(self, path):
-        self.path = Path(path)
+    def __init__(self, path, shown=True):
+        self.path, self.shown = Path(path), shown
         self._lock = self._log = None
 
     def __enter__(self):
@@ -88,7 +89,8 @@ class RunFolder:
     def log(self, *lines):
         """Show lines on the console, above a progress bar if there is one, and keep them in log.txt."""
         for line in lines:
-            tqdm.write(line, file=sys.stdout)
+            if self.shown:
+                tqdm.write(line, file=sys.stdout)
             self._log.write(line + "\n")
         sys.stdout.flush()
 

@@ -2,7 +2,8 @@
 
 A value comes from a flag, else from the preset, else from the stock default. Presets: `paper` is the row of the data
 set in MulT's Table 5, the default for a known data set; `stock` is the original's command-line defaults, the default
-for any other. PMR takes the same rows: that is this project's choice, since its own settings were never published.
+for any other. PMR takes the same rows: that is this project's choice, since its own settings were never published. A
+preset can also be the file of a search for better ones (src/preset.py).
 """
 
 import argparse
@@ -14,6 +15,7 @@ import torch
 from src.dataset import DatasetSpec, find_spec
 from src.errors import Parser, UserError, printable
 from src.models import MODELS, build_model, find_model, model_options
+from src.preset import read_preset, search_cost
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
@@ -67,8 +69,9 @@ class Settings:
                         "NAME_data.pkl")
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
     data_path: str = flag("task", "data", "folder of the data files, or the file itself")
-    preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock",
-                              choices=PRESETS)
+    preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock; or a FILE "
+                              "of python -m src.tune")
+    search: str | None = field(default=None)  # what it took to find the settings of a preset's file
     only: str | None = field(default=None)  # of the flags --lonly, --aonly, --vonly
 
     attn_dropout: float = flag("dropout", 0.1, "attention to language, and self-attention", type=probability)
@@ -148,9 +151,10 @@ class Settings:
         return Path(self.results_dir) / self.dataset / alignment / model / f"seed{self.seed}"
 
     def recorded(self):
-        """The settings by name, without the options of other models."""
-        of_others = set().union(*map(model_options, MODELS)) - set(model_options(self.model))
-        return {name: value for name, value in asdict(self).items() if name not in of_others}
+        """The settings by name, without the options of other models, and `search` only where there was one."""
+        left_out = set().union(*map(model_options, MODELS)) - set(model_options(self.model))
+        left_out |= set() if self.search else {"search"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def training(self):
         """The settings that `fit` takes."""
@@ -246,6 +250,8 @@ def resolve(flags):
     values |= {name: (default, f"default of {model}") for name, default in own.items()}
     if preset == "paper":
         values |= {name: (value, spec.paper_source) for name, value in spec.paper.items()}
+    if preset not in PRESETS:
+        values |= {name: (value, f"preset {preset}") for name, value in preset_of_file(preset, model).items()}
     values |= {name: (value, "flag") for name, value in flags.items()}
     values |= {"model": (model, values["model"][1]), "dataset": (spec.name, values["dataset"][1]),
                "preset": (preset, "flag" if "preset" in flags else "default of the data set")}
@@ -254,6 +260,28 @@ def resolve(flags):
         if getattr(settings, name) and not getattr(settings, needed):
             raise UserError(f"--{name} works only with --{needed}; add that")
     return settings, {name: values[name][1] for name in settings.recorded()}
+
+
+def preset_of_file(path, model):
+    """{name: value} of the settings in a file that was found for a model; UserError, naming the file, where it was not.
+    """
+    preset = read_preset(path)
+    if preset["model"] != model:
+        raise UserError(f"--preset {path} was found for {printable(preset['model'])}: give that --model, or {model} "
+                        "another preset")
+    if others := set(preset["settings"]) - set(presettable(model)):
+        raise UserError(f"{path} is damaged: {printable(others.pop())} is no setting of a preset of {model}")
+    read_settings({"model": model, **preset["settings"]}, path)
+    return {**preset["settings"], "search": search_cost(preset)}
+
+
+def presettable(model):
+    """The settings that a preset of a model may hold: those that decide what is trained, and how."""
+    groups = {f.name: f.metadata.get("group") for f in fields(Settings)}
+    return [
+        name for name in Settings(model=model).recorded()
+        if groups[name] in ("dropout", "architecture", "PMR", "training") and name not in ("seed", "init_from")
+    ]
 
 
 def read_settings(record, where):

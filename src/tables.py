@@ -15,7 +15,7 @@ import numpy as np
 
 from src.ablations import ABLATIONS
 from src.collect import collect
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, printable, run_command
 from src.permutation import EXCHANGES, holm, p_values
 from src.run_folder import read_arrays
 from src.table_formats import write_table
@@ -110,7 +110,7 @@ def build_table(group, models):
         if name in runs or name in published:
             rows.append(model_row(name, runs.get(name, []), published.get(name), task_of_result(first)))
     seeds = compare_with_baseline(rows, runs, task_of_result(first)) if set(COMPARED) <= set(runs) else []
-    return finish_table(group.stem, group.title, first, rows, protocol_notes(first, seeds))
+    return finish_table(group.stem, group.title, first, rows, [*protocol_notes(first, seeds), *search_notes(runs)])
 
 
 def build_ablation_table(group, models):
@@ -120,7 +120,8 @@ def build_ablation_table(group, models):
     first = next(iter(runs.values()))[0]
     rows = [model_row(titles[name], of_model, None, task_of_result(first)) for name, of_model in runs.items()]
     title = f"{group.title}: PMR and its ablations"
-    return finish_table(f"{group.stem}_ablations", title, first, rows, protocol_notes(first, []))
+    notes = [*protocol_notes(first, []), *search_notes(runs)]
+    return finish_table(f"{group.stem}_ablations", title, first, rows, notes)
 
 
 def model_row(name, runs, published, task):
@@ -202,6 +203,12 @@ def protocol_notes(first, seeds):
     else:
         notes.append("No test of significance: it needs PMR and MulT on the same test samples and seeds.")
     return notes
+
+
+def search_notes(runs):
+    """What it took to find the settings of each model that takes them from a search."""
+    searches = {name: of_model[0]["settings"].get("search") for name, of_model in runs.items()}
+    return [f"{name}: settings from a search, {printable(cost)}." for name, cost in searches.items() if cost]
 
 
 def write_tables(results_dir, out, ablations=False):

@@ -8,6 +8,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from src.batches import evaluation_batches, training_batches
 from src.errors import UserError, printable
+from src.failures import TrainingError
 from src.processes import ONE_PROCESS
 from src.signals import Stopped
 from src.training_progress import Epoch, Evaluation, PartOfEpoch, Progress
@@ -106,7 +107,8 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
         trim_padding=False, sort_batches=False, device="cpu", state=None, on_resume=lambda progress: None,
         on_batch=lambda *batch: None, on_epoch=lambda *epoch: None, on_progress=lambda progress: None,
         on_best=lambda epoch: None, processes=ONE_PROCESS):
-    """Train a model and return two Epochs: that of the lowest validation loss, and that of the lowest test loss.
+    """Train a model and return two Epochs: that of the lowest validation loss, and that of the lowest test loss, None
+    where the data set comes without its test split.
 
     Only the first may be reported as a result; the second is what test-selected figures in the literature are. The
     learning rate falls to a tenth after `when` epochs without a lower validation loss, and after `early_stop` of
@@ -144,13 +146,14 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
                 part_done=progress.part, on_batch=lambda *batch, number=number: on_batch(number, *batch),
                 processes=processes, key=(seed, number),
             )
-            epoch = Epoch(number, *(
-                evaluate(model, dataset.splits[name], dataset.task, batch_size=math.ceil(batch_size / batch_chunk),
-                         by_length=trim_padding, device=device, processes=processes)
-                for name in ("valid", "test")
-            ))
+            epoch = Epoch(number, **{
+                name: evaluate(model, dataset.splits[name], dataset.task, by_length=trim_padding, device=device,
+                               batch_size=math.ceil(batch_size / batch_chunk), processes=processes)
+                for name in ("valid", "test") if name in dataset.splits
+            })
         except FloatingPointError as error:
-            raise UserError(f"training diverged in epoch {number}: {error}; try a smaller --lr or --clip") from error
+            advice = "try a smaller --lr or --clip"
+            raise TrainingError(f"training diverged in epoch {number}: {error}; {advice}") from error
         except Stopped as stopped:
             progress.part.seconds = time.time() - start
             stopped.where = f" in epoch {number}, after {progress.part.batches} of its batches"

@@ -73,8 +73,8 @@ class TrainingLog:
         self.epochs = epoch.number
         self.run.log(
             RULE,
-            f"Epoch {epoch.number:2d} | Time {seconds:5.4f} sec | Valid Loss {epoch.valid.loss:5.4f} | "
-            f"Test Loss {epoch.test.loss:5.4f}",
+            f"Epoch {epoch.number:2d} | Time {seconds:5.4f} sec | Valid Loss {epoch.valid.loss:5.4f}"
+            + (f" | Test Loss {epoch.test.loss:5.4f}" if epoch.test else ""),
             RULE,
         )
         self.run.append_metrics(epoch_record(epoch, train_loss, lr, seconds))

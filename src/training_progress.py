@@ -24,11 +24,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch's number and what its model does on the validation and test splits."""
+    """An epoch's number and what its model does on the validation split and, where that was loaded, the test split."""
 
     number: int
     valid: Evaluation
-    test: Evaluation
+    test: Evaluation | None = None
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Progress:
         self.epochs = epoch.number
         if self.selected is None or epoch.valid.loss < self.selected.valid.loss:
             self.selected = epoch
-        if self.best_on_test is None or epoch.test.loss < self.best_on_test.test.loss:
+        if epoch.test and (self.best_on_test is None or epoch.test.loss < self.best_on_test.test.loss):
             self.best_on_test = epoch
         self._start_epoch(PartOfEpoch(last_loss=self.part.last_loss))
 
@@ -130,7 +130,7 @@ class Progress:
         self.scheduler.load_state_dict(state["scheduler"])
         self.epochs = state["epochs"]
         self.selected, self.best_on_test = (
-            kept and Epoch(kept["number"], Evaluation(**kept["valid"]), Evaluation(**kept["test"]))
+            kept and Epoch(kept["number"], *(split and Evaluation(**split) for split in (kept["valid"], kept["test"])))
             for kept in (state["selected"], state["best_on_test"])
         )
         self.order.set_state(state["order"])

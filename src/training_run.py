@@ -9,6 +9,7 @@ import torch
 from src.dataset import Dataset, load_dataset
 from src.errors import UserError
 from src.failures import explained, memory_advice
+from src.formats import SPLITS
 from src.machine import choose_arithmetic, find_data_device, find_device, keep_freed_memory, speed_up
 from src.processes import ONE_PROCESS
 from src.result import environment, make_result
@@ -29,13 +30,15 @@ class Prepared:
     config: dict
 
 
-def prepare(settings, processes):
-    """Read the data and build the model; UserError where settings, data and machine do not fit together."""
+def prepare(settings, wanted=SPLITS, processes=ONE_PROCESS):
+    """Read the splits `wanted` of the data and build the model; UserError where settings, data and machine do not fit
+    together.
+    """
     choose_arithmetic(settings.deterministic, settings.precision)
     keep_freed_memory()
     device = find_device(processes.device(settings.device))
     with processes.local_first():
-        dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
+        dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir, wanted)
     with explained("the model does not fit; try a smaller --embed_dim or --nlevels"):
         model = settings.build_model(dataset).to(device)
     if settings.init_from:
@@ -59,48 +62,29 @@ def train(settings, sources, path, resume=False, processes=ONE_PROCESS):
         print(f"# {path} is finished: nothing to do")
         return
     with processes.agreeing():
-        run_of = prepare(settings, processes)
+        run_of = prepare(settings, processes=processes)
     with processes.agreeing():
         if difference := difference_of_runs(processes.broadcast(run_of.config), run_of.config):
             raise UserError(f"all processes need the same settings and data, and it has others ({difference})")
-    with explained(memory_advice(settings.batch_size, settings.batch_chunk)):
-        if processes.rank == 0:
-            lead(settings, sources, path, resume, run_of, start, processes)
-        else:
-            follow(settings, run_of, processes)
+    if processes.rank == 0:
+        lead(settings, sources, path, resume, run_of, start, processes)
+    else:
+        follow(settings, run_of, processes)
 
 
 def lead(settings, sources, path, resume, run_of, start, processes):
-    """Train in the first process, the one that has the run folder."""
-    dataset, model, device, config = run_of.dataset, run_of.model, run_of.device, run_of.config
+    """Train in the first process, the one that has the run folder, and report."""
+    dataset = run_of.dataset
     with ExitStack() as stack:
         with processes.agreeing():
             run = stack.enter_context(RunFolder(path))
             log = stack.enter_context(TrainingLog(run, settings, dataset))
             stop = stack.enter_context(processes.stop_signals())
-            last = unfinished(path, config) if resume else None
-            if last is None:
-                run.begin()
-                log.head(settings, sources, dataset, model, device)
-                run.write_json("config.json", {**config, "sources": sources})
-            else:
-                start -= last["seconds"]
-
-        def on_resume(progress):
-            run.go_on(last)
-            log.go_on(progress, differences_of_environment(last["config"]["environment"], config["environment"]))
-
-        def on_batch(*batch):
-            log.on_batch(*batch)
-            stop.check()
-
-        selected, best_on_test = fit(
-            model, dataset, device=device, **settings.training(), state=processes.broadcast(last and last["state"]),
-            on_resume=on_resume, on_batch=on_batch, on_epoch=log.on_epoch,
-            on_progress=lambda progress: run.save_last(progress.state(), config, time.time() - start),
-            on_best=lambda epoch: run.save_checkpoint(model, epoch, config), processes=processes,
+            last = begin(run, log, run_of, settings, sources, resume)
+        selected, best_on_test, seconds = fit_into(run, log, stop, run_of, settings, last, start, processes=processes)
+        result = make_result(
+            settings, dataset, run_of.model, run_of.device, selected, best_on_test, log.epochs, seconds
         )
-        result = make_result(settings, dataset, model, device, selected, best_on_test, log.epochs, time.time() - start)
         report(run, dataset, selected, result)
 
 
@@ -108,12 +92,53 @@ def follow(settings, run_of, processes):
     """Train in one of the other processes."""
     with processes.agreeing():
         pass  # the first one opens the folder
-    with processes.stop_signals() as stop:
+    with processes.stop_signals() as stop, explained(memory_advice(settings.batch_size, settings.batch_chunk)):
         try:
             fit(run_of.model, run_of.dataset, device=run_of.device, **settings.training(), state=processes.broadcast(),
                 on_batch=lambda *batch: stop.check(), processes=processes)
         except UserError as error:  # it is that of all, and the first one says it
             raise SystemExit(2) from error
+
+
+def begin(run, log, run_of, settings, sources, resume):
+    """Begin an open RunFolder; but with `resume`, where there is something to go on with, return that, for fit_into."""
+    last = unfinished(run.path, run_of.config) if resume else None
+    if last is None:
+        run.begin()
+        log.head(settings, sources, run_of.dataset, run_of.model, run_of.device)
+        run.write_json("config.json", {**run_of.config, "sources": sources})
+    return last
+
+
+def fit_into(run, log, stop, run_of, settings, last, start, after_epoch=lambda epoch: None, processes=ONE_PROCESS):
+    """Train what is Prepared into a RunFolder that `begin` has opened, from `last`, which that returned.
+
+    `start` is the time at which the run began to prepare. Returns what `fit` does, and the seconds that it all took.
+    `after_epoch(Epoch)` is called after each, once the epoch is in the log; what it raises ends the run.
+    """
+    model, config = run_of.model, run_of.config
+    start -= last["seconds"] if last else 0
+
+    def on_resume(progress):
+        run.go_on(last)
+        log.go_on(progress, differences_of_environment(last["config"]["environment"], config["environment"]))
+
+    def on_batch(*batch):
+        log.on_batch(*batch)
+        stop.check()
+
+    def on_epoch(epoch, *figures):
+        log.on_epoch(epoch, *figures)
+        after_epoch(epoch)
+
+    with explained(memory_advice(settings.batch_size, settings.batch_chunk)):
+        selected, best_on_test = fit(
+            model, run_of.dataset, device=run_of.device, **settings.training(), processes=processes,
+            state=processes.broadcast(last and last["state"]), on_resume=on_resume, on_batch=on_batch,
+            on_epoch=on_epoch, on_best=lambda epoch: run.save_checkpoint(model, epoch, config),
+            on_progress=lambda progress: run.save_last(progress.state(), config, time.time() - start),
+        )
+    return selected, best_on_test, time.time() - start
 
 
 def report(run, dataset, selected, result):

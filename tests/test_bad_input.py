@@ -134,7 +134,7 @@ FLAGS = [  # after SMALL, unless they name another data set
     ("--log_interval 0", "argument --log_interval: 0 is out of range"),
     ("--optim Adamant", "argument --optim: invalid choice: 'Adamant'"),
     ("--preset paper", "--preset paper: MulT's Table 5 has no row for 'mine'"),
-    ("--preset best", "argument --preset: invalid choice: 'best'"),
+    ("--preset best", "--preset best is neither paper nor stock, and no file either"),
     ("--model LSTM", "--model: no model is called 'LSTM'; there are PMR, MulT, MulT-FFL"),
     ("--lonly --aonly", "--lonly and --aonly exclude each other"),
     ("--aonly --vonly", "--aonly and --vonly exclude each other"),
