@@ -207,7 +207,7 @@ def run(argv):
         if error.name != "optuna":
             raise
         raise UserError("a search needs Optuna, which is not installed: pip install optuna") from error
-    tqdm.write(f"# {search.folder}: {arguments.trials} trials x {len(search.seeds)} seeds of")
+    tqdm.write(f"# {search.folder}: {arguments.trials} trials x {len(search.seeds)} seeds; searched are")
     tqdm.write("\n".join(f"#   {name}: {values} ({values.source})" for name, values in search.space.items()))
     search.run(arguments.trials)
     if running := search.study.running():
