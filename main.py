@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.download import download
 from src.errors import UserError, run_command
-from src.processes import LostProcess, find_processes
+from src.processes import find_processes
 from src.rerun import evaluate_again, repeat
 from src.settings import parse_flags, resolve
 from src.signals import Stopped
@@ -24,22 +24,14 @@ def run(argv):
     try:
         with processes.joined():
             return dispatch(argv, processes)
-    except LostProcess as lost:
-        say_how_to_go_on(lost, argv, processes)
-        return processes.leave(lost.code)
     except Stopped as stopped:
-        say_how_to_go_on(stopped, argv, processes)
-        return stopped.code
+        if processes.rank == 0:
+            again = [*argv, "--resume"] if "--resume" not in argv else argv
+            command = shlex.join([*processes.launcher, "main.py", *again])
+            print(f"# stopped by {stopped.signal}{stopped.where}; to go on: {command}", file=sys.stderr)
+        return processes.leave(stopped.code)
     except KeyboardInterrupt:
         return 130
-
-
-def say_how_to_go_on(stopped, argv, processes):
-    """The last line of a run that was cut short."""
-    if processes.rank == 0:
-        again = [*argv, "--resume"] if "--resume" not in argv else argv
-        command = shlex.join([*processes.launcher, "main.py", *again])
-        print(f"# stopped by {stopped.signal}{stopped.where}; to go on: {command}", file=sys.stderr)
 
 
 def dispatch(argv, processes):

@@ -84,7 +84,7 @@ class OneProcess:
         return results
 
     def leave(self, code):
-        """Once nothing is left to do after a process was lost, the exit code to leave with."""
+        """What a run that was cut short does last; returns the exit code."""
         return code
 
 
@@ -185,7 +185,8 @@ class SeveralProcesses(OneProcess):
         return [every[i % self.count][i // self.count] for i in range(sum(map(len, every)))]
 
     def leave(self, code):
-        """At once: threads that still wait for the lost process can abort the interpreter when it ends."""
+        """It leaves at once: threads that still wait for a lost process can abort the interpreter as it ends."""
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
