@@ -1,6 +1,7 @@
 """What a script needs that runs MulT: no questions, the losses in full, and the weights and data order it wants."""
 
 import json
+import math
 
 import torch
 from torch import nn
@@ -48,12 +49,25 @@ def save_initial(args, model):
         torch.save(model.state_dict(), args.save_initial)
 
 
+def positions_in_float64(rows, dim, padding_row=None):
+    """The table that the original computes in float32: (rows, dim), 0 in the row of padding."""
+    rates = torch.exp(torch.arange(dim // 2, dtype=torch.float64) * -(math.log(10000) / (dim // 2 - 1)))
+    angles = torch.arange(rows, dtype=torch.float64)[:, None] * rates
+    table = torch.cat([angles.sin(), angles.cos(), angles.new_zeros(rows, dim % 2)], dim=1)
+    if padding_row is not None:
+        table[padding_row] = 0
+    return table
+
+
 class OfDoubles(nn.Module):
     """A model in float64, for inputs of any width."""
 
     def __init__(self, model):
         super().__init__()
         self.model = model.double()
+        for module in model.modules():
+            if hasattr(module, "get_embedding"):
+                type(module).get_embedding = staticmethod(positions_in_float64)
 
     def forward(self, *inputs):
         return self.model(*(x.double() for x in inputs))
