@@ -19,7 +19,7 @@ from src.signals import interrupted_by_signals
 RETRIES = 10  # after lost nodes, a run
 CPUS_PER_RUN = 1  # the same on every node, so that a run goes on with as many threads as it began with
 PATIENCE_SECONDS = 120  # with a run's former process, which may still be writing where its node was cut off
-CONNECT_SECONDS = 20
+CONNECT_SECONDS = 40  # on a busy machine, Ray takes long to be imported
 POLL_SECONDS = 0.5
 ROUNDING = 1e-6  # five times 0.2 GPUs are one
 
