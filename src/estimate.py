@@ -23,17 +23,17 @@ HEAD = ("", "run", "parameters", "peak memory", "a step", "an epoch", "epochs le
 def print_estimate(runs, jobs):
     """Print the runs of a grid with what each takes, and all together; returns the exit code, 1 if one cannot run."""
     jobs = min(jobs, len(runs))
+    epochs_left = [None if run.finished else max(0, run.settings.num_epochs - run.epochs_done()) for run in runs]
     measured = measure(runs, jobs)
     rows, seconds, failed = [], [], {}
-    for index, run in enumerate(runs):
+    for index, (run, epochs) in enumerate(zip(runs, epochs_left, strict=True)):
         figures = measured[variant(run)]
         if isinstance(figures, str):
             failed[run.title] = figures
             rows.append((index, run.title, *["?"] * 6))
             continue
-        epochs = 0 if run.finished else max(0, run.settings.num_epochs - run.epochs_done())
-        seconds.append(0 if run.finished else figures["start_seconds"] + epochs * figures["epoch_seconds"])
-        rows.append((index, run.title, *shown(figures), "finished" if run.finished else epochs, clock(seconds[-1])))
+        seconds.append(0 if epochs is None else figures["start_seconds"] + epochs * figures["epoch_seconds"])
+        rows.append((index, run.title, *shown(figures), "finished" if epochs is None else epochs, clock(seconds[-1])))
     print(table(HEAD, rows))
     on = " and ".join(sorted({figures["device"] for figures in measured.values() if isinstance(figures, dict)}))
     if on:

@@ -34,20 +34,25 @@ def rows(text):
     return {row[1]: dict(zip(head, row, strict=True)) for row in rows}
 
 
-def test_every_run_is_told_and_nothing_is_left(folder, capsys):
+def test_every_run_is_told_and_nothing_is_changed(folder, capsys):
+    assert main(["--model", "MulT", "--dataset", "mine", *SMALL, "--seed", "1"]) == 0
+    before = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*")}
+    capsys.readouterr()
     assert dry_run("--models", "PMR", "MulT", "--seeds", "1", "2", "--jobs", "2") == 0
     printed = capsys.readouterr()
     told = rows(printed.out)
     assert list(told) == [f"mine unaligned {model} seed{seed}" for seed in (1, 2) for model in ("PMR", "MulT")]
     assert [row[""] for row in told.values()] == ["0", "1", "2", "3"]
-    assert {row["epochs left"] for row in told.values()} == {"7"}
-    pmr, mult, pmr_again, _ = ({name: row[name] for name in estimate.HEAD[2:]} for row in told.values())
-    assert pmr == pmr_again
+    assert [row["epochs left"] for row in told.values()] == ["7", "finished", "7", "7"]
+    pmr, mult, pmr_again, mult_again = told.values()
+    for name in estimate.HEAD[2:6]:
+        assert (pmr[name], mult[name]) == (pmr_again[name], mult_again[name])
     assert pmr["parameters"] != mult["parameters"]
     assert 50 < int(mult["peak memory"].removesuffix(" MB")) < 5000
+    assert mult["time"] == "0:00:00" != mult_again["time"]
     assert "in all, 2 at a time, by a few steps on this cpu" in printed.out
     assert "measuring 1 to 2 of 2" in printed.err
-    assert not (folder / "results").exists()
+    assert {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*")} == before
     assert not (folder / "tables").exists()
 
 
@@ -61,14 +66,8 @@ def test_the_figures_belong_together(folder):
     assert result["parameters"] == figures["parameters"]
 
 
-def test_what_is_done_is_not_counted_and_what_cannot_run_is_told(folder, capsys):
-    assert main(["--model", "MulT", "--dataset", "mine", *SMALL, "--seed", "1"]) == 0
-    capsys.readouterr()
-    assert dry_run("--models", "MulT", "--seeds", "1", "2", "--jobs", "1") == 0
-    first, second = rows(capsys.readouterr().out).values()
-    assert (first["epochs left"], first["time"]) == ("finished", "0:00:00")
-    assert second["epochs left"] == "7"
-    assert dry_run("--models", "MulT", "--seeds", "1", "--results_dir", "other", main_flags=("--num_heads", "3")) == 1
+def test_what_cannot_run_is_told(folder, capsys):
+    assert dry_run("--models", "MulT", "--seeds", "1", "--jobs", "1", main_flags=("--num_heads", "3")) == 1
     printed = capsys.readouterr()
     assert rows(printed.out)["mine unaligned MulT seed1"]["time"] == "?"
     assert "# mine unaligned MulT seed1 cannot run: error: " in printed.err
