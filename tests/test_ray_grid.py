@@ -127,7 +127,7 @@ def test_a_grid_survives_the_loss_of_a_node(cluster, folder):
     raylet = cluster.second.all_processes["raylet"][0].process.pid
     seed = wait_for(lambda: seed_trained_below(raylet, folder), process)
     kill_node(cluster, cluster.second)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert out.count(": done in") == 2
     assert "## mine, unaligned" in out
