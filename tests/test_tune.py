@@ -1,5 +1,6 @@
 """A search: it is shared, survives kills, looks at validation alone, and its best settings can be trained again."""
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import optuna
 import pytest
 
 from main import main
-from src import study, tune
+from src import search, study, tune
 from src.collect import difference_of_settings
 from src.dataset import find_spec, load_dataset
 from src.failures import TrainingError
@@ -182,12 +183,12 @@ def test_a_trial_that_lost_its_process_between_two_seeds_goes_on(folder, finishe
 
 
 def test_trials_that_fail_are_counted_and_the_others_go_on(folder, monkeypatch):
-    fit_into, first = tune.fit_into, resolve(parse_flags([*RUN, *FIXED]))[0]
+    fit_into, first = search.fit_into, resolve(parse_flags([*RUN, *FIXED]))[0]
     def fit_or_fail(run, log, stop, run_of, settings, *rest):
         if settings.lr != first.lr:
             raise TrainingError("out of memory: it is small")
         return fit_into(run, log, stop, run_of, settings, *rest)
-    monkeypatch.setattr(tune, "fit_into", fit_or_fail)
+    monkeypatch.setattr(search, "fit_into", fit_or_fail)
     assert tune.main([*SEARCH, "--trials", "3"]) == 0
     found_by = preset()["found_by"]
     assert found_by["trials"] == {"complete": 1, "pruned": 0, "failed": 2}
@@ -346,5 +347,14 @@ def test_bad_input_is_told_before_the_first_trial(folder, capsys, flags, words):
 
 def test_without_optuna_the_way_to_it_is_told(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, study.__name__)
+    for module in (search, study):
+        monkeypatch.delitem(sys.modules, module.__name__)
     assert "pip install optuna" in complaint(capsys, *SEARCH)
+
+
+def test_a_full_disk_is_told(folder, capsys, monkeypatch):
+    def fill(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(search, "write_preset", fill)
+    line = complaint(capsys, *SEARCH, "--trials", "1")
+    assert f"{STUDY} cannot be written: No space left on device; once that is mended, the same command goes on" in line
