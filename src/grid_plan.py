@@ -45,7 +45,7 @@ def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
         spec = find_spec(dataset)
         for aligned in ALIGNMENTS[alignment]:
             flags = ("--dataset", dataset, *(("--aligned",) if aligned else ()), *main_flags)
-            settings, _ = resolve(parse_flags(flags))
+            settings, _ = resolve(parse_flags((*flags, "--model", models[0])))  # a preset may be of one model
             path = spec.file(settings.data_path, aligned)
             if not spec.make and not path.is_file():
                 missing.append(missing_file_message(spec, path, settings.data_path, aligned))

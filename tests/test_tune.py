@@ -11,9 +11,10 @@ import optuna
 import pytest
 
 from main import main
-from src import search, study, tune
+from src import grid_plan, search, study, tune
 from src.collect import difference_of_settings
 from src.dataset import find_spec, load_dataset
+from src.errors import UserError
 from src.failures import TrainingError
 from src.models import MODELS
 from src.run_folder import RunFolder
@@ -297,6 +298,15 @@ def test_a_flag_wins_over_a_preset(folder):
     other, _ = resolve(parse_flags([*RUN, "--lr", "0.01"]))
     assert "search" not in other.recorded()
     assert difference_of_settings({"settings": settings.recorded()}, {"settings": other.recorded()}) == ""
+
+
+def test_a_grid_takes_a_preset_for_its_model(folder):
+    with changed_preset(folder):
+        pass
+    (run,), _ = grid_plan.plan(["mine"], "unaligned", ["PMR"], [1], ("--preset", "preset.json"))
+    assert run.settings.lr == 0.01
+    with pytest.raises(UserError, match="was found for PMR"):
+        grid_plan.plan(["mine"], "unaligned", ["PMR", "MulT"], [1], ("--preset", "preset.json"))
 
 
 @pytest.mark.parametrize("change, words", [
