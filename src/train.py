@@ -94,7 +94,8 @@ def evaluate(model, split, task, *, batch_size, by_length=False, device="cpu", p
     for indices in processes.deal(batches):
         features, padding, labels = split.batch(indices, device)
         prediction, _ = model(*features, padding)
-        computed.append((task.loss(prediction, labels).item() * len(indices), prediction.cpu()))
+        computed.append((task.loss(prediction, labels), len(indices), prediction))
+    computed = [(loss.item() * count, prediction.cpu()) for loss, count, prediction in computed]  # awaits a GPU
     losses, predictions = zip(*processes.collect(computed), strict=True)
     total, predictions = sum(losses), torch.cat(predictions)[torch.cat(batches).argsort()]
     if not math.isfinite(total):

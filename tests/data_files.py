@@ -4,6 +4,8 @@ import pickle
 
 import numpy as np
 
+from src.dataset import find_spec, load_dataset
+
 
 def make_splits(task="sentiment", lens=(6, 9, 11), dims=(12, 5, 8), sizes=(12, 6, 6), seed=0):
     """Random splits of a task, "sentiment" (with ids of MOSI's kind) or "emotion" (IEMOCAP's four, without ids).
@@ -37,6 +39,13 @@ def write_dataset(folder, stem, splits, aligned):
     path = folder / f"{stem}_data{'' if aligned else '_noalign'}.pkl"
     path.write_bytes(pickle.dumps(splits, protocol=4))
     return path
+
+
+def give_data(folder, **options):
+    """An unaligned data set `mine` in data/ of a folder, by the options of make_splits; already converted."""
+    (folder / "data").mkdir()
+    write_dataset(folder / "data", "mine", make_splits(**options), aligned=False)
+    load_dataset(find_spec("mine"), folder / "data")
 
 
 def make_mmsa_splits(aligned=False, lens=(6, 9, 11), dims=(12, 5, 8), sizes=(12, 6, 6), seed=0, bound=3):

@@ -8,7 +8,7 @@ import pytest
 from main import main
 from src import estimate, estimate_worker, grid
 from src.estimate import time_together
-from tests.data_files import make_splits, write_dataset
+from tests.data_files import give_data
 
 SMALL = ("--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--batch_size", "5", "--device", "cpu",
          "--num_epochs", "7")
@@ -22,8 +22,7 @@ def dry_run(*own, main_flags=()):
 def folder(tmp_path, monkeypatch):
     """A working folder with an unaligned data set `mine` in data/."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    write_dataset(tmp_path / "data", "mine", make_splits(sizes=(23, 6, 6)), aligned=False)
+    give_data(tmp_path, sizes=(23, 6, 6))
     return tmp_path
 
 

@@ -15,7 +15,7 @@ from src import grid, grid_plan, pool, sources
 from src.collect import difference_of_settings
 from src.errors import UserError
 from src.lock import FolderLock
-from tests.data_files import make_splits, write_dataset
+from tests.data_files import give_data, make_splits, write_dataset
 from tests.run_files import result_content
 from tests.web_server import serving
 from tests.zips import make_zip
@@ -29,8 +29,7 @@ SMALL = ("--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs
 def folder(tmp_path, monkeypatch):
     """A working folder with an unaligned data set `mine` in data/."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    write_dataset(tmp_path / "data", "mine", make_splits(), aligned=False)
+    give_data(tmp_path)
     return tmp_path
 
 

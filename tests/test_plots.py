@@ -13,7 +13,7 @@ import main as trainer
 from src import drawing, plots
 from src.plots import find_runs, main
 from src.trained import load_trained
-from tests.data_files import make_splits, write_dataset
+from tests.data_files import give_data, make_splits, write_dataset
 
 SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "2", "--num_epochs", "2", "--batch_size", "4",
          "--device", "cpu"]
@@ -29,8 +29,7 @@ def train(folder, *arguments, dataset="mine"):
 def trained(tmp_path_factory):
     """Runs on `mine`, unaligned: PMR of seeds 9 and 10, MulT of seed 9; and PMR on an aligned IEMOCAP."""
     folder = tmp_path_factory.mktemp("trained")
-    (folder / "data").mkdir()
-    write_dataset(folder / "data", "mine", make_splits(), aligned=False)
+    give_data(folder)
     write_dataset(folder / "data", "iemocap", make_splits("emotion", lens=(7, 7, 7)), aligned=True)
     for model, seed in (("PMR", "10"), ("PMR", "9"), ("MulT", "9")):
         train(folder, "--model", model, "--seed", seed)

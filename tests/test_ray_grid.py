@@ -20,7 +20,7 @@ from src.errors import UserError
 from src.lock import BUSY, FolderLock
 from src.repeat import first_difference
 from src.run_process import MAIN
-from tests.data_files import make_splits, write_dataset
+from tests.data_files import give_data
 
 SMALL = ("--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--batch_size", "4", "--device", "cpu")
 OBJECT_STORE = 80 * 2**20  # bytes, little more than the least that Ray takes
@@ -47,8 +47,7 @@ def cluster():
 def folder(tmp_path, monkeypatch):
     """A working folder with an unaligned data set `mine` in data/."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    write_dataset(tmp_path / "data", "mine", make_splits(sizes=(40, 8, 8)), aligned=False)
+    give_data(tmp_path, sizes=(40, 8, 8))
     return tmp_path
 
 

@@ -18,24 +18,16 @@ import torch
 
 from main import main
 from src import atomic
-from src.dataset import find_spec, load_dataset
 from src.lock import FolderLock
 from src.run_folder import RunFolder
 from src.signals import Stopped
 from src.training_log import TrainingLog
-from tests.data_files import make_splits, write_dataset
+from tests.data_files import give_data, make_splits, write_dataset
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["--dataset", "mine", "--device", "cpu", "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1",
          "--num_epochs", "4", "--batch_size", "5", "--attn_dropout", "0.3", "--log_interval", "1"]
 RUN = "mine/unaligned/MulT/seed1111"
-
-
-def give_data(folder):
-    """The data set `mine`, in data/, read once, so that no run has to convert it."""
-    (folder / "data").mkdir()
-    write_dataset(folder / "data", "mine", make_splits(), aligned=False)
-    load_dataset(find_spec("mine"), folder / "data")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from src.search_space import PAIR, draw, search_space, start
 from src.settings import parse_flags, presettable, resolve
 from src.study import Trial
 from src.tables import write_tables
-from tests.data_files import make_splits, write_dataset
+from tests.data_files import give_data, make_splits, write_dataset
 
 RUN = ["--model", "PMR", "--dataset", "mine", "--device", "cpu"]
 FIXED = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "3"]
@@ -30,18 +30,11 @@ SEARCH = [*RUN, *FIXED, "--seeds", "1", "2"]
 STUDY = "studies/mine/unaligned/PMR"
 
 
-def give_data(folder):
-    """An unaligned data set `mine`, in data/, converted."""
-    (folder / "data").mkdir()
-    write_dataset(folder / "data", "mine", make_splits(sizes=(30, 6, 6)), aligned=False)
-    load_dataset(find_spec("mine"), folder / "data")
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with data."""
     monkeypatch.chdir(tmp_path)
-    give_data(tmp_path)
+    give_data(tmp_path, sizes=(30, 6, 6))
     return tmp_path
 
 
@@ -49,7 +42,7 @@ def folder(tmp_path, monkeypatch):
 def finished(tmp_path_factory):
     """A working folder with data and a search of 4 trials by one process."""
     folder = tmp_path_factory.mktemp("finished")
-    give_data(folder)
+    give_data(folder, sizes=(30, 6, 6))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert tune.main([*SEARCH, "--trials", "4"]) == 0
