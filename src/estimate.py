@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from src.pool import environment_of, visible_gpus
 from src.run_process import MAIN, start_tethered
+from src.table_formats import markdown_table
 
 HEAD = ("", "run", "parameters", "peak memory", "a step", "an epoch", "epochs left", "time")
 
@@ -30,11 +31,12 @@ def print_estimate(runs, jobs):
         figures = measured[variant(run)]
         if isinstance(figures, str):
             failed[run.title] = figures
-            rows.append((index, run.title, *["?"] * 6))
+            rows.append((str(index), run.title, *["?"] * 6))
             continue
         seconds.append(0 if epochs is None else figures["start_seconds"] + epochs * figures["epoch_seconds"])
-        rows.append((index, run.title, *shown(figures), "finished" if epochs is None else epochs, clock(seconds[-1])))
-    print(table(HEAD, rows))
+        left = "finished" if epochs is None else str(epochs)
+        rows.append((str(index), run.title, *shown(figures), left, clock(seconds[-1])))
+    print(markdown_table(HEAD, rows))
     on = " and ".join(sorted({figures["device"] for figures in measured.values() if isinstance(figures, dict)}))
     if on:
         print(f"\n# about {clock(time_together(seconds, jobs))} in all, {jobs} at a time, by a few steps on this {on}")
@@ -92,13 +94,3 @@ def shown(figures):
 def clock(seconds):
     """1:23:45"""
     return str(timedelta(seconds=round(seconds)))
-
-
-def table(head, rows):
-    """A Markdown table with columns of even width."""
-    lines = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )

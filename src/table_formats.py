@@ -49,13 +49,18 @@ def text_rows(table, bold):
     return rows
 
 
-def to_markdown(table):
-    """A Markdown document: title, table, notes."""
-    lines = [headings(table), ["---"] * len(headings(table)), *text_rows(table, lambda text: f"**{text}**")]
+def markdown_table(head, rows):
+    """A Markdown table of texts, in columns of even width."""
+    lines = [head, ["---"] * len(head), *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    body = "\n".join(
+    return "\n".join(
         "| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+def to_markdown(table):
+    """A Markdown document: title, table, notes."""
+    body = markdown_table(headings(table), text_rows(table, lambda text: f"**{text}**"))
     notes = "\n".join(f"- {note}" for note in table.notes)
     return f"## {table.title}\n\n{body}\n\n{notes}\n"
 
