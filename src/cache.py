@@ -10,13 +10,11 @@ either, memory.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import pickle
 import shutil
-import sys
 import zipfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 
 from src.errors import UserError, printable
 from src.formats import MODALITY_KEYS, SPLITS, read_layout
+from src.lock import wait_for
 from src.safe_pickle import RefusedPickle, load_arrays
 from src.training_arrays import ConvertedSplit, convert, in_folder, in_memory, mapped
 
@@ -125,7 +124,7 @@ def locked(folder, path):
         while True:
             folder.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context((folder / "lock").open("a"))
-            _wait_for(lock, path)
+            wait_for(lock, f"another process that converts {printable(path)}")
             if os.path.exists(lock.name) and os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
                 break  # else its last holder has taken the folder away
         try:
@@ -135,14 +134,6 @@ def locked(folder, path):
                 with contextlib.suppress(OSError):  # what else is in there stays
                     (folder / "lock").unlink()
                     folder.rmdir()
-
-
-def _wait_for(lock, path):
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"# waiting for another process that converts {printable(path)}", file=sys.stderr, flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 @contextlib.contextmanager

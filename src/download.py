@@ -12,20 +12,16 @@ import argparse
 import hashlib
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from src.dataset import KNOWN, find_spec
 from src.errors import Parser, UserError, run_command
+from src.lock import wait_for
 from src.obtain import obtain
 from src.progress import note
 from src.sources import Facts, Source, SourceError, read_sources
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None
 
 ALIGNMENTS = {"both": (True, False), "aligned": (True,), "unaligned": (False,)}
 
@@ -84,28 +80,15 @@ def only_one_in(folder):
     """Make a folder and keep other downloads out of it in the block; UserError where the disk fails the block."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY) if fcntl else None
+        lock = os.open(folder, os.O_RDONLY)
         try:
-            wait_for(lock, folder)
+            with suppress(OSError):  # some network file systems have no locks: nothing keeps downloads apart there
+                wait_for(lock, f"another download into {folder}")
             yield
         finally:
-            if fcntl:
-                os.close(lock)
+            os.close(lock)
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be used: {error.strerror}") from error
-
-
-def wait_for(lock, folder):
-    """Take the lock of a folder, after whoever has it. On a system that has none, nothing keeps downloads apart."""
-    if not fcntl:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        note(f"waiting for another download into {folder}")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:  # some network file systems
-        return
 
 
 def is_there(path, facts):

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import platform
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,6 +52,15 @@ class FolderLock:
         """Let others have the folder."""
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def wait_for(lock, what):
+    """Take the lock of an open file, after whoever has it; the user is told if that takes waiting for `what`."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"# waiting for {what}", file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 @contextmanager
