@@ -13,10 +13,8 @@ from tqdm import tqdm
 from src.drawing import STYLE
 from src.failures import TrainingError
 from src.lock import alone_in
-from src.machine import find_device
 from src.plots import save
 from src.preset import search_cost, write_preset
-from src.result import environment
 from src.run_folder import RunFolder
 from src.search_figures import draw_history, draw_importance
 from src.search_space import search_space, start
@@ -44,7 +42,7 @@ class Search:
         self.folder = Path(folder or Path("studies", *settings.run_path.parts[-4:-1]))
         prepared = prepare(settings, SPLITS)  # what is wrong for all trials is told before the first
         self.space = search_space(settings, flags, len(prepared.dataset.splits["train"]))
-        self.protocol, self.environment = prepared.dataset.protocol, environment(find_device(settings.device))
+        self.protocol, self.environment = prepared.dataset.protocol, prepared.config["environment"]
         self.study = Study(
             self.folder, {
                 "settings": settings.recorded(), "data": prepared.config["data"],
@@ -116,10 +114,13 @@ class Search:
         sys.stdout.flush()
 
     def write_preset(self):
-        """Write the best settings so far and what they took, if a trial is complete."""
+        """Write the best settings so far and what they took, if a trial is complete; returns what it writes."""
         with alone_in(self.folder):
-            if self.study.best():
-                write_preset(self.folder / "preset.json", self.preset())
+            if not self.study.best():
+                return None
+            preset = self.preset()
+            write_preset(self.folder / "preset.json", preset)
+            return preset
 
     def preset(self):
         """The content of the preset's file."""
@@ -144,12 +145,11 @@ class Search:
             },
         }
 
-    def draw(self):
-        """Draw the history and the importance of the settings; returns the paths."""
-        found_by, paths = self.preset()["found_by"], []
-        title = f"{self.settings.model}: {search_cost(self.preset())}"
+    def draw(self, preset):
+        """Draw the history and the importance of the settings, beside the preset; returns the paths."""
+        title, paths = f"{self.settings.model}: {search_cost(preset)}", []
         with alone_in(self.folder), matplotlib.rc_context(STYLE):
-            paths.append(save(draw_history(title, found_by["values"]), self.folder, "history"))
+            paths.append(save(draw_history(title, preset["found_by"]["values"]), self.folder, "history"))
             if importance := self.study.importance():
                 paths.append(save(draw_importance(title, importance), self.folder, "importance"))
         return paths

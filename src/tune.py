@@ -69,15 +69,15 @@ def run(argv):
 
 def show_outcome(search, main_flags):
     """Draw the figures of a finished Search and say what it found, and the command that trains with that."""
-    if search.study.best():
-        search.write_preset()
-        found_by = search.preset()["found_by"]
+    if preset := search.write_preset():
+        found_by = preset["found_by"]
         without = found_by["value_without_search"]
         again = ["python", "main.py", *main_flags, "--preset", str(search.folder / "preset.json")]
         print(
             f"# lowest validation loss: {found_by['value']:.4f}, trial {found_by['winner']}; without a search, trial "
             + ("0: it failed" if without is None else f"0: {without:.4f}"),
-            *(f"# {path}" for path in search.draw()), f"# to train with its settings: {shlex.join(again)}", sep="\n",
+            *(f"# {path}" for path in search.draw(preset)),
+            f"# to train with its settings: {shlex.join(again)}", sep="\n",
         )
     else:
         reasons = [trial.user_attrs["reason"] for trial in search.study.trials() if "reason" in trial.user_attrs]
