@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from src.download import download
-from src.errors import UserError, run_command
+from src.errors import UserError, run_command, say
 from src.processes import find_processes
 from src.rerun import evaluate_again, repeat
 from src.settings import parse_flags, resolve
@@ -30,6 +30,10 @@ def run(argv):
             command = shlex.join([*processes.launcher, "main.py", *again])
             print(f"# stopped by {stopped.signal}{stopped.where}; to go on: {command}", file=sys.stderr)
         return processes.leave(stopped.code)
+    except SystemExit as left:  # the first process says why, or --help has been shown
+        return processes.leave(left.code)
+    except UserError as error:
+        return processes.leave(say(error))
     except KeyboardInterrupt:
         return 130
 

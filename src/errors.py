@@ -25,11 +25,16 @@ def run_command(command, *arguments):
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return say(error)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+
+
+def say(error):
+    """Tell the user of a UserError; returns the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 def printable(text):

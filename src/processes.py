@@ -84,7 +84,7 @@ class OneProcess:
         return results
 
     def leave(self, code):
-        """What a run that was cut short does last; returns the exit code."""
+        """What a run that does not end well does last; returns the exit code."""
         return code
 
 
@@ -185,7 +185,7 @@ class SeveralProcesses(OneProcess):
         return [every[i % self.count][i // self.count] for i in range(sum(map(len, every)))]
 
     def leave(self, code):
-        """It leaves at once: threads that still wait for a lost process can abort the interpreter as it ends."""
+        """It leaves at once: what torch frees as the interpreter ends can wait for a process that is gone, or abort."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
