@@ -4,13 +4,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from src.download import download
+from src.data.download import download
 from src.errors import UserError, run_command, say
-from src.processes import find_processes
-from src.rerun import evaluate_again, repeat
+from src.runs.again import evaluate_again, repeat
+from src.runs.run import train
 from src.settings import parse_flags, resolve
-from src.signals import Stopped
-from src.training_run import train
+from src.training.distributed import find_processes
+from src.training.stop import Stopped
 
 
 def main(argv=None):

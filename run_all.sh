@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source src/environment.sh requirements.txt
-exec "$PYTHON" -m src.grid "$@"
+exec "$PYTHON" -m src grid "$@"

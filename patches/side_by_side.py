@@ -22,14 +22,14 @@ from scipy import stats
 
 from patches.make_patches import PATCHES, ROOT
 from patches.series import BLOBS, COMMIT, SERIES
-from src.compare import report, table
-from src.comparison import compare, difference, largest
 from src.dataset import find_spec, load_dataset
 from src.errors import Parser, UserError, printable, run_command
-from src.permutation import holm
-from src.run_reader import LOSSES, read_run
+from src.report.compare import report, table
+from src.report.comparison import compare, difference, largest
+from src.report.read_runs import LOSSES, read_run
+from src.report.significance import holm
+from src.runs.stock_checkpoint import load_state
 from src.settings import count
-from src.stock_checkpoint import load_state
 
 TOLERANCE = 1e-4  # of each loss in each epoch
 CONTROLS = 3
@@ -172,7 +172,7 @@ def compare_sides(sides):
 
 
 def compare_exactly(sides):
-    """Print the logs of both sides as src.compare shows them, and how far apart they are. Whether they agree is told in
+    """Print the logs of both sides as `compare` shows them, and how far apart they are. Whether they agree is told in
     float64.
 
     In float32 rounding grows from step to step, and a sign that it turns, of an error or under a relu, can carry it

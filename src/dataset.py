@@ -1,7 +1,7 @@
 """Data sets: what is known of each, which file is its, and the checked tensors that training reads.
 
-NAME_data.pkl holds word-aligned sequences, NAME_data_noalign.pkl unaligned ones. src/formats.py says what is in them,
-src/cache.py how they are read.
+NAME_data.pkl holds word-aligned sequences, NAME_data_noalign.pkl unaligned ones. src/data/formats.py says what is in
+them, src/data/cache.py how they are read.
 """
 
 import os
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from src.cache import Converted, read_file
-from src.demo import make_demo
+from src.data.cache import Converted, read_file
+from src.data.demo import make_demo
+from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
+from src.data.sources import download_command
+from src.data.training_arrays import convert, in_memory
 from src.errors import UserError
-from src.formats import MODALITY_KEYS, SPLITS, read_layout
-from src.sources import download_command
 from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression, task_of_labels
-from src.training_arrays import convert, in_memory
 
 MMSA_FOLDER = "https://drive.google.com/drive/folders/1A2S4pqCHryGmiqnNSPLv7rEg63WvjCSk"
 

@@ -3,7 +3,7 @@
 A value comes from a flag, else from the preset, else from the stock default. Presets: `paper` is the row of the data
 set in MulT's Table 5, the default for a known data set; `stock` is the original's command-line defaults, the default
 for any other. PMR takes the same rows: that is this project's choice, since its own settings were never published. A
-preset can also be the file of a search for better ones (src/preset.py).
+preset can also be the file of a search for better ones (src/presets.py).
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from src.dataset import DatasetSpec, find_spec
 from src.errors import Parser, UserError, printable
 from src.models import MODELS, build_model, find_model, model_options
-from src.preset import read_preset, search_cost
+from src.presets import read_preset, search_cost
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
@@ -70,7 +70,7 @@ class Settings:
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
     data_path: str = flag("task", "data", "folder of the data files, or the file itself")
     preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock; or a FILE "
-                              "of python -m src.tune")
+                              "of python -m src tune")
     search: str | None = field(default=None)  # what it took to find the settings of a preset's file
     only: str | None = field(default=None)  # of the flags --lonly, --aonly, --vonly
 

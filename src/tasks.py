@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from src.errors import UserError
 from src.eval_metrics import EMOTIONS, emotion_metrics, sentiment_metrics, unit_sentiment_metrics
-from src.permutation import emotion_sums, sentiment_sums, unit_sentiment_sums
+from src.report.significance import emotion_sums, sentiment_sums, unit_sentiment_sums
 
 PROTOCOLS = ("MulT", "MMSA")  # whose splits a data file has; their test sets differ
 LOWER_IS_BETTER = frozenset({"mae"})

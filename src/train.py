@@ -8,10 +8,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from src.batches import evaluation_batches, training_batches
 from src.errors import UserError, printable
-from src.failures import TrainingError
-from src.processes import ONE_PROCESS
-from src.signals import Stopped
-from src.training_progress import Epoch, Evaluation, PartOfEpoch, Progress
+from src.training.distributed import ONE_PROCESS
+from src.training.failures import TrainingError
+from src.training.state import Epoch, Evaluation, PartOfEpoch, Progress
+from src.training.stop import Stopped
 
 NAMED_SAMPLES = 8  # of a batch that diverged
 CHECKED_TOGETHER = 30  # batches on a GPU

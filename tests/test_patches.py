@@ -20,8 +20,8 @@ from patches import side_by_side
 from patches.added import data_pickle, scripted, today
 from patches.make_patches import PATCHES, ROOT, make_patches
 from patches.series import BLOBS, FILES, SERIES
+from src.data.safe_pickle import RefusedPickle
 from src.models import build_model
-from src.safe_pickle import RefusedPickle
 from tests.data_files import make_splits
 
 LINES = 300  # of a stand-in

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.machine import find_data_device
 from src.settings import make_parser, parse_flags, resolve
+from src.training.machine import find_data_device
 
 ORIGINAL_DEFAULTS = {
     "attn_dropout": 0.1, "attn_dropout_a": 0.0, "attn_dropout_v": 0.0, "relu_dropout": 0.1, "embed_dropout": 0.25,

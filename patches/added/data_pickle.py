@@ -1,5 +1,5 @@
 """Stands for `pickle` where the data files are read: their arrays come in, and nothing in them is run."""
 
-from src.safe_pickle import load_arrays as load
+from src.data.safe_pickle import load_arrays as load
 
 __all__ = ["load"]

@@ -1,0 +1,103 @@
+"""Take members out of a zip whose size fields may be too small for them.
+
+The MulT authors' archive was made without zip64, so the size of a member over 4 GiB is stored modulo 2^32. Python's
+zipfile trusts that field and stops in the middle with a CRC error. Here the directory is read by zipfile, but a member
+ends where its deflate stream does; its CRC-32, and its size modulo 2^32, must then be those of the directory.
+"""
+
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import PurePosixPath
+
+from src.data.sources import SourceError
+from src.errors import printable
+
+CHUNK = 2**16  # bytes of the zip at a time; they may inflate to a thousand times as many
+SIZE_MODULUS = 2**32  # what the size field of a zip without zip64 counts to
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
+ENCRYPTED = 1  # bit of the flags
+
+
+def find_members(path, names):
+    """{name: ZipInfo} of those of the names that the zip holds, in whatever folder of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise SourceError(f"{path} is not a whole zip ({printable(error)})") from error
+    members = {}
+    for info in listed:
+        inside = PurePosixPath(info.filename.replace("\\", "/"))
+        if inside.name not in names or info.is_dir():
+            continue
+        if inside.name in members:
+            raise SourceError(f"{path} holds {inside.name} twice")
+        if inside.is_absolute() or ".." in inside.parts or re.match("[A-Za-z]:", info.filename):
+            raise SourceError(f"{path} was refused: its member {printable(info.filename)} points out of the zip")
+        members[inside.name] = info
+    return members
+
+
+def extract(path, info, target, on_bytes=lambda count: None):
+    """Write the content of a member to the file `target`; SourceError where it is damaged, and OSError of the disk.
+
+    `on_bytes` is told, as they are read, of how many more bytes of the zip.
+    """
+    size, crc = 0, 0
+    with path.open("rb") as source, target.open("wb") as out:
+        source.seek(_data_offset(source, path, info))
+        for piece in _content(source, path, info, on_bytes):
+            out.write(piece)
+            size, crc = size + len(piece), zlib.crc32(piece, crc)
+    if size % SIZE_MODULUS != info.file_size % SIZE_MODULUS or crc != info.CRC:
+        raise _damaged(path, info, f"its {size:,} bytes have CRC {crc:08x}, not {info.CRC:08x}")
+
+
+def _data_offset(source, path, info):
+    if not 0 <= info.header_offset < path.stat().st_size:
+        raise _damaged(path, info, "its header is missing")
+    source.seek(info.header_offset)
+    header = source.read(LOCAL_HEADER.size)
+    if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise _damaged(path, info, "its header is missing")
+    if info.flag_bits & ENCRYPTED:
+        raise SourceError(f"{printable(info.filename)} in {path} is encrypted; unpack it by hand")
+    _, name_length, extra_length = LOCAL_HEADER.unpack(header)
+    return info.header_offset + LOCAL_HEADER.size + name_length + extra_length
+
+
+def _content(source, path, info, on_bytes):
+    """The content in pieces, to the end of its deflate stream, whatever its size field says."""
+    if info.compress_type == zipfile.ZIP_STORED:
+        yield from _stored(source, path, info, on_bytes)
+        return
+    if info.compress_type != zipfile.ZIP_DEFLATED:
+        raise SourceError(f"{printable(info.filename)} in {path} is neither stored nor deflated; unpack it by hand")
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # negative: no zlib header, as in a zip
+    for piece in _stored(source, path, info, on_bytes):
+        try:
+            yield inflater.decompress(piece)
+        except zlib.error as error:
+            raise _damaged(path, info, printable(error)) from error
+        if inflater.unused_data:
+            break
+    if not inflater.eof or inflater.unused_data:
+        raise _damaged(path, info, "its content does not end where it should")
+
+
+def _stored(source, path, info, on_bytes):
+    """The bytes of a member as they are in the zip."""
+    left = info.compress_size
+    while left:
+        piece = source.read(min(CHUNK, left))
+        if not piece:
+            raise _damaged(path, info, "the zip ends in the middle of it")
+        left -= len(piece)
+        on_bytes(len(piece))
+        yield piece
+
+
+def _damaged(path, info, reason):
+    return SourceError(f"{printable(info.filename)} in {path} is damaged ({reason})")

@@ -1,0 +1,150 @@
+"""Every run of a comparison, then its tables and figures: what run_all.sh starts.
+
+    bash run_all.sh                             mosi, mosei and iemocap, both alignments, three models, five seeds
+    bash run_all.sh demo                        the built-in demo with one seed
+    bash run_all.sh --datasets mosi --jobs 4 -- --num_epochs 20      what stands after -- goes to main.py
+    bash run_all.sh --dry_run                   what there is to run, and how long it will take
+    bash run_all.sh --ray --gpus_per_run 0.25   on the nodes of a Ray cluster
+
+A run that is finished with the same settings is skipped, and one that was cut short goes on after its last epoch, so
+the same command goes on with an interrupted grid.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from src.errors import Parser, UserError, run_command
+from src.grid.estimate import print_estimate
+from src.grid.on_ray import execute_on_ray
+from src.grid.plan import ALIGNMENTS, fetch_missing, plan
+from src.grid.pool import execute_here, visible_gpus
+from src.grid.run_process import MAIN
+from src.models import MODELS
+from src.report.plots import make_figures
+from src.report.tables import write_tables
+from src.settings import parse_flags
+from src.training.stop import Stopped, interrupted_by_signals
+
+SEEDS = (1111, 1112, 1113, 1114, 1115)
+
+
+def parse_arguments(argv):
+    """The command line of run_all.sh."""
+    parser = Parser(prog="bash run_all.sh", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", nargs="?", choices=["demo"], help="demo: only the built-in demo, with one seed")
+    parser.add_argument("--datasets", nargs="+", metavar="NAME", default=["mosi", "mosei", "iemocap"])
+    parser.add_argument("--models", nargs="+", metavar="MODEL", default=list(MODELS))
+    parser.add_argument("--alignment", choices=ALIGNMENTS, default="both")
+    parser.add_argument("--seeds", nargs="+", type=int, default=None, help=f"default: {' '.join(map(str, SEEDS))}")
+    parser.add_argument("--jobs", type=int, default=None,
+                        help="runs at a time, given out over the GPUs (default: one a GPU, or one; demo: one a core)")
+    parser.add_argument("--preset", help="paper, stock or a FILE of python -m src tune, for every run")
+    parser.add_argument("--ablations", action="store_true", help="also PMR with each of its switches")
+    parser.add_argument("--download", action="store_true", help="first fetch the data files that are missing")
+    parser.add_argument("--results_dir", default="results")
+    parser.add_argument("--tables", default="tables", help="folder of the tables")
+    parser.add_argument("--figures", default="figures", help="folder of the figures")
+    other_ways = parser.add_mutually_exclusive_group()
+    other_ways.add_argument("--ray", metavar="ADDRESS", nargs="?", const="auto",
+                            help="run on the Ray cluster of this address (default: the one that this machine is in); "
+                                 "--jobs is then as many as there is room for")
+    other_ways.add_argument("--index", type=int, metavar="I",
+                            help="only the I-th run of the grid, counted from 0 as in --dry_run, and no tables")
+    other_ways.add_argument("--dry_run", action="store_true",
+                            help="run nothing; print every run with its memory and time, after a short measurement")
+    parser.add_argument("--gpus_per_run", type=gpus, metavar="GPUS",
+                        help="with --ray, of each run: a part of one, such as 0.25, or a number (default: 1 if the "
+                             "cluster has any)")
+    end = argv.index("--") if "--" in argv else len(argv)
+    arguments = parser.parse_args(argv[:end])
+    preset = ("--preset", arguments.preset) if arguments.preset else ()
+    arguments.main_flags = ("--results_dir", arguments.results_dir, *preset, *argv[end + 1:])
+    if arguments.plan == "demo":
+        arguments.datasets = ["demo"]
+    arguments.seeds = arguments.seeds or (SEEDS[:1] if arguments.plan == "demo" else SEEDS)
+    check(arguments)
+    if arguments.jobs is None and not arguments.ray:
+        arguments.jobs = len(visible_gpus()) or (os.cpu_count() or 1 if arguments.plan == "demo" else 1)
+    return arguments
+
+
+def gpus(text):
+    """An argparse type: the GPUs of a run, as Ray gives them out."""
+    if not 0 <= float(text) < float("inf") or (float(text) > 1 and float(text) % 1):
+        raise argparse.ArgumentTypeError(f"{text} GPUs cannot be given out; it must be from 0 to 1, or a whole number")
+    return float(text)
+
+
+def check(arguments):
+    """UserError where arguments do not go together."""
+    if misplaced := {"download", "eval"} & set(parse_flags(arguments.main_flags)):
+        raise UserError(f"--{misplaced.pop()} cannot stand after --: it is not a setting of a run")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UserError(f"--jobs {arguments.jobs} starts nothing; give 1 or more")
+    if arguments.gpus_per_run is not None and not arguments.ray:
+        raise UserError("--gpus_per_run is for --ray; here, --jobs runs share the GPUs")
+    if arguments.download and (arguments.dry_run or arguments.index is not None):
+        raise UserError("--download goes with running the whole grid; fetch first: python -m src download --help")
+
+
+def run_grid(arguments):
+    """Plan, and do what is asked for with the runs; returns the exit code."""
+    if arguments.download:
+        fetch_missing(arguments.datasets, arguments.alignment, arguments.models, arguments.main_flags)
+    runs, missing = plan(arguments.datasets, arguments.alignment, arguments.models, arguments.seeds,
+                         arguments.main_flags, arguments.ablations)
+    for line in missing:
+        print(f"# left out: {line}", file=sys.stderr)
+    if not runs:
+        raise UserError("there is nothing to run: no data set of the grid is there")
+    if arguments.index is not None:
+        become(runs, arguments.index)
+    failed = print_estimate(runs, arguments.jobs) if arguments.dry_run else run_all(runs, arguments)
+    return 1 if failed or missing else 0
+
+
+def become(runs, index):
+    """Become main.py with one run, so that signals and exit code are its own."""
+    if not 0 <= index < len(runs):
+        raise UserError(f"--index {index} is not in the grid: it has {len(runs)} runs, 0 to {len(runs) - 1}")
+    os.execv(sys.executable, [sys.executable, str(MAIN), *runs[index].flags, "--resume"])
+
+
+def run_all(runs, arguments):
+    """Skip what is finished, run the rest, then write tables and figures; returns how many failed."""
+    left = [run for run in runs if not run.finished]
+    print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
+    logs, failed = Path(arguments.results_dir) / "logs", []
+    if left and arguments.ray:
+        failed = execute_on_ray(arguments.ray, arguments.gpus_per_run, left, arguments.jobs, logs)
+    elif left:
+        failed = execute_here(left, min(arguments.jobs, len(left)), logs)
+    if len(failed) < len(runs):
+        report(arguments)
+    for run, last_lines in failed:
+        print(f"# FAILED: {run.title}", *(f"#   {line}" for line in last_lines), sep="\n", file=sys.stderr)
+    return len(failed)
+
+
+def report(arguments):
+    """Write and show the tables of all that is finished, and draw its figures."""
+    tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations)
+    figures = make_figures(arguments.results_dir, arguments.figures)
+    for table in tables:
+        print("\n" + (Path(arguments.tables) / f"{table.name}.md").read_text(encoding="utf-8"))
+    print(f"# {len(tables)} tables in {arguments.tables}, {len(figures)} figures in {arguments.figures}")
+    for line in problems:
+        print(f"# left out: {line}", file=sys.stderr)
+
+
+def main(argv=None):
+    """Run the grid; returns the exit code: 0 if all is well, 1 if a run failed or data is missing, 2 for bad input."""
+    try:
+        with interrupted_by_signals():
+            return run_command(lambda: run_grid(parse_arguments(sys.argv[1:] if argv is None else argv)))
+    except Stopped as stopped:
+        print(f"# stopped by {stopped.signal}; the same command goes on with the runs that are left", file=sys.stderr)
+        return stopped.code

@@ -1,0 +1,70 @@
+"""The runs of a grid, in their order, and what it takes to have them."""
+
+import sys
+from dataclasses import dataclass
+
+from src.ablations import ABLATIONS
+from src.data.download import download
+from src.dataset import find_spec, missing_file_message
+from src.errors import UserError
+from src.runs.resume import is_finished
+from src.settings import Settings, parse_flags, resolve
+
+ALIGNMENTS = {"both": (False, True), "aligned": (True,), "unaligned": (False,)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of main.py: its flags and the settings that they resolve to."""
+
+    flags: tuple
+    settings: Settings
+
+    @property
+    def title(self):
+        """demo unaligned PMR seed1111"""
+        return " ".join(self.settings.run_path.parts[-4:])
+
+    @property
+    def finished(self):
+        """Whether its folder holds a result of these settings; UserError where it holds one of others."""
+        return is_finished(self.settings.run_path, self.settings)
+
+    def epochs_done(self):
+        """How many epochs its folder records."""
+        try:
+            return (self.settings.run_path / "metrics.jsonl").read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
+
+def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
+    """The runs of a grid, and a line for each data file that they lack."""
+    runs, missing = [], []
+    for dataset in datasets:
+        spec = find_spec(dataset)
+        for aligned in ALIGNMENTS[alignment]:
+            flags = ("--dataset", dataset, *(("--aligned",) if aligned else ()), *main_flags)
+            settings, _ = resolve(parse_flags((*flags, "--model", models[0])))  # a preset may be of one model
+            path = spec.file(settings.data_path, aligned)
+            if not spec.make and not path.is_file():
+                missing.append(missing_file_message(spec, path, settings.data_path, aligned))
+                continue
+            variants = [("--model", model) for model in models]
+            if ablations:
+                variants += [("--model", "PMR", "--name", name, *switch) for name, (_, switch) in ABLATIONS.items()]
+            for seed in seeds:
+                for variant in variants:
+                    run_flags = (*flags, *variant, "--seed", str(seed))
+                    runs.append(Run(run_flags, resolve(parse_flags(run_flags))[0]))
+    return runs, missing
+
+
+def fetch_missing(datasets, alignment, models, main_flags):
+    """Download the data files that the grid lacks; where one cannot be had, say so, since the others can still run."""
+    for model in models:  # a wrong name is told before hours of downloading, not after
+        settings, _ = resolve(parse_flags((*main_flags, "--model", model)))
+    try:
+        download([find_spec(dataset) for dataset in datasets], settings.data_path, ALIGNMENTS[alignment])
+    except UserError as error:
+        print(f"# {error}", file=sys.stderr)

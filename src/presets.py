@@ -1,0 +1,60 @@
+"""The file that a search for settings leaves: what `main.py --preset FILE` takes, and what it took to find.
+
+    {"format": 1, "model", "dataset", "aligned", "protocol",     what the settings were found for
+     "settings": {...},                                          every one that decides what is trained, and how
+     "found_by": {"command", "seeds", "trials": {"complete", "pruned", "failed"}, "seconds", ...}}
+"""
+
+import json
+from pathlib import Path
+
+from src.errors import UserError, printable
+from src.files import write_whole
+from src.runs.result_schema import is_count, is_flag, is_number, is_record, is_text
+
+FORMAT = 1
+OUTCOMES = ("complete", "pruned", "failed")  # of a trial
+
+
+def write_preset(path, content):
+    """Write a preset's file, whole or not at all."""
+    write_whole(path, json.dumps({"format": FORMAT, **content}, indent=2).encode() + b"\n")
+
+
+def read_preset(path):
+    """The content of a preset's file; UserError where there is none, or a damaged one. Its settings are not looked at.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"--preset {printable(path)} is neither paper nor stock, and no file either") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as a preset: {printable(error)}") from error
+    if not (isinstance(content, dict) and is_count(content.get("format")) and is_preset(content)):
+        raise UserError(f"{path} is damaged or no preset: python -m src tune writes one")
+    if content["format"] != FORMAT:
+        raise UserError(f"{path} has format {content['format']}; this version reads {FORMAT}")
+    return content
+
+
+def is_preset(content):
+    """Whether a dict has what a preset's file must have."""
+    found_by = content.get("found_by")
+    return (
+        is_text(content.get("model")) and is_text(content.get("dataset")) and is_flag(content.get("aligned"))
+        and is_record(content.get("settings")) and is_record(found_by)
+        and isinstance(found_by.get("seeds"), list) and is_number(found_by.get("seconds"))
+        and is_record(found_by.get("trials")) and all(is_count(found_by["trials"].get(state)) for state in OUTCOMES)
+    )
+
+
+def search_cost(content):
+    """'20 trials x 3 seeds on validation of demo, aligned, 0.4 hours', for the tables."""
+    found_by = content["found_by"]
+    trials, seeds = sum(found_by["trials"][state] for state in OUTCOMES), len(found_by["seeds"])
+    where = f"{content['dataset']}, {'aligned' if content['aligned'] else 'unaligned'}"
+    return (
+        f"{trials} trial{'s' * (trials != 1)} x {seeds} seed{'s' * (seeds != 1)} on validation of {where}, "
+        f"{found_by['seconds'] / 3600:.2g} hours"
+    )

@@ -1,0 +1,192 @@
+"""Figures of finished runs: `python -m src plots --dataset demo`. All but what PMR learned are drawn from run folders
+alone; for that, the run with the lowest seed is rebuilt from its checkpoint and shown the test split again.
+
+For each data set, alignment and protocol:
+
+    ..._curves.png     losses by epoch, a panel a model
+    ..._bars.png       test metrics of the models beside the trivial baseline
+    ..._gates.png      PMR: the mean gate G of each modality over time, a line a layer
+    ..._messages.png   PMR: the message weights alpha of each layer
+    ..._attention.png  PMR: crossmodal attention to the hub in the last layer, for one test sample
+
+A PMR that was trained with a --name of its own adds it to the names of its last three.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+
+from modules.multimodal import by_modality
+from src.errors import Parser, UserError, run_command
+from src.report.collect import collect
+from src.report.drawing import STYLE, draw_attention, draw_bars, draw_curves, draw_gates, draw_messages, loss_curves
+from src.runs.trained import load_trained
+from src.tasks import task_of_result
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: the content of result.json, as `collect` gives it, and the lines of metrics.jsonl."""
+
+    result: dict
+    epochs: list
+
+
+def find_runs(results_dir, dataset=None):
+    """What `collect` finds, each run as a Run; UserError where its metrics.jsonl is missing or damaged."""
+    groups, problems = collect(results_dir, dataset)
+    return {
+        group: {name: [read_run(result) for result in runs] for name, runs in models.items()}
+        for group, models in groups.items()
+    }, problems
+
+
+def read_run(result):
+    """The Run of a result; UserError where its metrics.jsonl is missing or damaged."""
+    path = result["folder"] / "metrics.jsonl"
+    try:
+        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        losses = np.stack(list(loss_curves(epochs).values()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is missing or damaged; train the run again") from error
+    if len(epochs) != result["epochs"] or not np.isfinite(losses).all():
+        raise UserError(f"{path} is damaged; train the run again")
+    return Run(result, epochs)
+
+
+@torch.no_grad()
+def decisions(model, split, batch_size):
+    """What a PMR decides on a split, batch by batch.
+
+    Returns {(layer, modality): gate (N, T_m), mean over features} and [alpha (N, M) of each layer], without those
+    that an ablation takes away.
+    """
+    device = next(model.parameters()).device
+    gates, alphas = {}, [[] for _ in model.layers]
+    with model.recording("gates", "alphas") as record:
+        for indices in torch.arange(len(split)).split(batch_size):
+            features, padding, _ = split.batch(indices, device)
+            model(*features, padding)
+            for i, kept in enumerate(alphas):
+                for m in model.modalities:
+                    if (gate := record["gates"].get(f"layers.{i}.reinforce.{m}.filter")) is not None:
+                        gates.setdefault((i, m), []).append(gate.mean(dim=2).cpu())
+                if (alpha := record["alphas"].get(f"layers.{i}.update")) is not None:
+                    kept.append(alpha.cpu())
+    return (
+        {key: torch.cat(batches).numpy() for key, batches in gates.items()},
+        [torch.cat(batches).numpy() for batches in alphas if batches],
+    )
+
+
+def mean_of_real_samples(values, padding):
+    """Mean over samples of (N, T), at each step over those that have no padding there; nan where none is -> (T,)."""
+    real = ~padding
+    count = real.sum(axis=0)
+    return np.where(count > 0, (values * real).sum(axis=0) / np.maximum(count, 1), np.nan)
+
+
+def gate_curves(gates, padding):
+    """{modality: (layers, T_m)} of the gates that `decisions` returns and padding (N, T_m) by modality."""
+    curves = {}
+    for (_, m), gate in sorted(gates.items(), key=lambda item: item[0][0]):
+        curves.setdefault(m, []).append(mean_of_real_samples(gate, padding[m]))
+    return {m: np.stack(layers) for m, layers in curves.items()}
+
+
+@torch.no_grad()
+def attention_to_hub(model, split, index):
+    """The last layer's crossmodal attention, mean over heads, for one sample: {modality: (T_m, T_C)}."""
+    features, padding, _ = split.batch(torch.tensor([index]), next(model.parameters()).device)
+    with model.recording("attention") as record:
+        model(*features, padding)
+    last = len(model.layers) - 1
+    return {m: record["attention"][f"layers.{last}.reinforce.{m}"][0].cpu().numpy() for m in model.modalities}
+
+
+def hub_segments(model):
+    """{modality: (first step, step after its last)} of the hub, in its order."""
+    segments, start = {}, 0
+    for m in model.hub_order:
+        segments[m] = (start, start + model.lengths[m])
+        start += model.lengths[m]
+    return segments
+
+
+def make_figures(results_dir, out, dataset=None, sample=None, data_path=None):
+    """Draw all figures; returns a line for each that is written or left out."""
+    groups, problems = find_runs(results_dir, dataset)
+    if not groups:
+        reason = f" ({problems[0]})" if problems else ""
+        raise UserError(
+            f"{results_dir} holds no finished run{f' on {dataset}' if dataset else ''}{reason}; train one first"
+        )
+    learned = [
+        (group, name, runs[0].result) for group, models in groups.items() for name, runs in models.items()
+        if runs[0].result["model"] == "PMR"
+    ]
+    if sample is not None and not learned:
+        raise UserError("--sample is for the attention of PMR, and no run of it has finished; leave it out")
+    lines = [f"# left out: {problem}" for problem in problems]
+    with matplotlib.rc_context(STYLE):
+        for group, models in groups.items():
+            result = next(iter(models.values()))[0].result
+            task, title, stem = task_of_result(result), group.title, group.stem
+            if any(task_of_result(run.result).columns != task.columns for runs in models.values() for run in runs):
+                raise UserError(f"the runs on {title} are of different tasks; move those on older data elsewhere")
+            lines.append(save(draw_curves(title, models, task.loss_name), out, f"{stem}_curves"))
+            lines.append(save(draw_bars(title, models, task.columns, result["trivial_baseline"]), out, f"{stem}_bars"))
+        for group, trial, result in learned:
+            lines += draw_learned(group.title, group.stem, trial, result, out, sample, data_path)
+    return lines
+
+
+def draw_learned(group, stem, trial, result, out, sample, data_path):
+    """The figures of what a PMR learned; yields a line for each that is written or left out."""
+    moved = {} if data_path is None else {"data_path": data_path}
+    model, dataset, settings, _ = load_trained(result["folder"], device="auto", **moved)
+    split, suffix = dataset.splits["test"], trial.removeprefix("PMR")
+    if sample is not None and sample not in split.ids:
+        raise UserError(f"{group}, test has no sample {sample!r}; its first is {split.ids[0]!r}")
+    title = f"{group}, {trial}, 1 seed ({result['seed']})"
+    gates, alphas = decisions(model, split, settings.batch_size)
+    if gates:
+        padding = {m: mask.numpy() for m, mask in by_modality(split.padding).items()}
+        yield save(draw_gates(title, gate_curves(gates, padding)), out, f"{stem}_gates{suffix}")
+    else:
+        yield f"# {group}, {trial}: no figure of gates, they are fixed (no_dynamic_filter)"
+    if alphas:
+        yield save(draw_messages(title, alphas, model.modalities), out, f"{stem}_messages{suffix}")
+    else:
+        yield (f"# {group}, {trial}: no figure of messages, they are not weighted (message_update "
+               f"{settings.message_update}, modalities {settings.modalities})")
+    index = 0 if sample is None else split.ids.index(sample)
+    figure = draw_attention(title, split.ids[index], attention_to_hub(model, split, index), hub_segments(model))
+    yield save(figure, out, f"{stem}_attention{suffix}")
+
+
+def save(figure, out, name):
+    """Write a figure as {out}/{name}.png; returns the path."""
+    path = Path(out) / f"{name}.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise UserError(f"figures cannot be written to {out}: {error.strerror}; see --out") from error
+    return path
+
+
+def main(argv=None):
+    """Draw the figures; returns the exit code."""
+    parser = Parser(prog="python -m src plots", description="Draw figures of finished runs.")
+    parser.add_argument("--results_dir", default="results")
+    parser.add_argument("--dataset", help="its name in the results folder; without it, all that are there")
+    parser.add_argument("--out", default="figures", help="folder for the figures")
+    parser.add_argument("--sample", metavar="ID", help="the test sample whose attention is shown; else the first")
+    parser.add_argument("--data_path", help="folder of the data files, if they have moved since training")
+
+    return run_command(lambda: print(*make_figures(**vars(parser.parse_args(argv))), sep="\n"))

@@ -1,0 +1,178 @@
+"""A run as one dict, whether it is a run folder or a bare log, ours or the original MulT's."""
+
+import json
+import math
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import UserError
+from src.runs.run_folder import read_arrays, read_result
+from src.tasks import PROTOCOLS, SentimentRegression, UnitSentimentRegression, task_of_metrics
+
+LOSSES = ("train_loss", "valid_loss", "test_loss")
+
+LOSS = r"(-?\d+\.\d{4}|nan|inf)"
+NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan)"
+HEAD = re.compile(r"^# \S+ on (\S+), (?:aligned|unaligned): ", re.M)
+PROTOCOL = re.compile(rf"^# .*: ({'|'.join(PROTOCOLS)}) splits[,;] ", re.M)
+SETTING = re.compile(r"^# (\w+) = (.*)  \(.*\)$", re.M)
+PARAMETERS = re.compile(r"^# parameters: ([\d,]+)$", re.M)
+BATCH = re.compile(rf"^Epoch +(\d+) \| Batch +\d+/ *\d+ \| Time/Batch\(ms\) +\S+ \| Train Loss +{LOSS}$", re.M)
+EPOCH = re.compile(rf"^Epoch +(\d+) \| Time +(\d+\.\d+) sec \| Valid Loss +{LOSS} \| Test Loss +{LOSS}$", re.M)
+METRIC = re.compile(rf"^(\w[\w ]*): +{NUMBER}$", re.M)
+EMOTION_METRICS = re.compile(rf"^(\S.*): *\n  - F1 Score: +{NUMBER}\n  - Accuracy: +{NUMBER}$", re.M)
+
+
+def read_run(path):
+    """The run of a run folder or a log as a dict; UserError where the path is neither.
+
+    name, kind ("folder" or "log"); dataset, protocol, task and parameters, None where unknown; settings, {name: text},
+    None where a log states none; epochs, {number: {each of LOSSES and "seconds": value}}; metrics of the test split,
+    None where the run was cut short. A value that is undefined is nan, one that is missing None.
+    """
+    path = Path(path)
+    return read_folder(path) if path.is_dir() else read_log(path)
+
+
+def read_folder(folder):
+    """The run of a run folder, finished or not."""
+    check_run_folder(folder)
+    result = read_result(folder)
+    try:
+        config = result if result is not None else json.loads(read_text(folder / "config.json"))
+        records = [json.loads(line) for line in read_text(folder / "metrics.jsonl").splitlines()]
+        settings = {name: str(value) for name, value in config["settings"].items()}
+        epochs = [
+            (record["epoch"], {key: defined(record[key]) for key in (*LOSSES, "seconds")}) for record in records
+        ]
+        return {
+            "name": str(folder), "kind": "folder", "dataset": settings["dataset"], "settings": settings,
+            "protocol": config.get("protocol", "MulT"),
+            "epochs": by_number(epochs, folder), "task": task_name({
+                key.removeprefix("test_"): value for key, value in records[-1].items() if key.startswith("test_")
+            }),
+            "parameters": None if result is None else int(result["parameters"]),
+            "metrics": None if result is None else test_metrics(result),
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder} is damaged: its files are not those that a run leaves; train it again") from error
+
+
+def check_run_folder(folder):
+    """UserError unless the folder has what a run leaves once an epoch is finished."""
+    has_metrics = (folder / "metrics.jsonl").is_file()
+    has_settings = any((folder / name).is_file() for name in ("result.json", "config.json"))
+    if seed_folders(folder):
+        raise UserError(f"{folder} holds several runs: name one of its seed folders, or compare all with --seeds")
+    if not has_settings:
+        raise UserError(f"{folder} is not the folder of a run: it has no result.json and no config.json")
+    if not has_metrics:
+        raise UserError(f"{folder} has no metrics.jsonl: a run has one as soon as it has finished an epoch")
+
+
+def read_log(path):
+    """The run of a log, ours or the original's."""
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path} is empty: give the log of a run that has finished an epoch")
+    head, protocol, parameters = (form.search(text) for form in (HEAD, PROTOCOL, PARAMETERS))
+    epochs, metrics = log_epochs(text), log_metrics(text)
+    if not epochs:
+        raise UserError(f"{path} has no line of a finished epoch: it is no log, or its run was cut short in the first")
+    return {
+        "name": str(path), "kind": "log", "dataset": head and head[1], "settings": dict(SETTING.findall(text)) or None,
+        "protocol": protocol and protocol[1], "task": metrics and task_name(metrics),
+        "parameters": parameters and int(parameters[1].replace(",", "")),
+        "epochs": by_number(epochs, path), "metrics": metrics,
+    }
+
+
+def log_epochs(text):
+    """(number, losses and seconds) of each finished epoch; its train loss is that of its last Batch line."""
+    train_losses = {number: float(loss) for number, loss in BATCH.findall(text)}
+    return [
+        (int(number), {"train_loss": train_losses.get(number), "valid_loss": float(valid), "test_loss": float(test),
+                       "seconds": float(seconds)})
+        for number, seconds, valid, test in EPOCH.findall(text)
+    ]
+
+
+def log_metrics(text):
+    """The test metrics at the end of a log by their names in result.json; None where they are missing or cut off."""
+    by_title = {title: float(value) for title, value in METRIC.findall(text)}
+    for task in (SentimentRegression, UnitSentimentRegression):
+        if task.log_names.keys() <= by_title.keys():
+            return {key: by_title[title] for title, key in task.log_names.items()}
+    emotions = {
+        f"{emotion}_{key}": float(value) for emotion, f1, acc in EMOTION_METRICS.findall(text)
+        for key, value in (("acc", acc), ("f1", f1))
+    }
+    return emotions or None
+
+
+def by_number(epochs, path):
+    """{number: epoch} of (number, epoch) pairs; UserError where a number comes again, as in logs that were joined."""
+    numbers = [number for number, _ in epochs]
+    if again := [number for before, number in pairwise(numbers) if number <= before]:
+        raise UserError(f"{path} holds more than one run: epoch {again[0]} comes after a later one; take them apart")
+    if not epochs:
+        raise UserError(f"{path} has no finished epoch: there is nothing to compare")
+    return dict(epochs)
+
+
+def test_metrics(result):
+    """The test metrics of a result.json, without the loss."""
+    return {key: defined(value) for key, value in result["test"].items() if key != "loss"}
+
+
+def defined(value):
+    """A number of a JSON file, where None says that it is undefined."""
+    return math.nan if value is None else float(value)
+
+
+def task_name(metrics):
+    """What the metrics are of, in words."""
+    return task_of_metrics(metrics).subject
+
+
+def read_text(path):
+    """The text of a file; UserError where there is none to read."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give a run folder or a log")
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def seed_folders(folder):
+    """{seed: its folder} of the runs in a model folder; runs that were moved aside do not count."""
+    found = {path.name.removeprefix("seed"): path for path in Path(folder).glob("seed*") if path.is_dir()}
+    return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
+
+
+def read_seeds(folder):
+    """The finished runs of a model folder, {seed: {"result", "ids", "predictions", "labels"}}."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}; --seeds takes model folders")
+    runs = {}
+    for seed, path in seed_folders(folder).items():
+        if (result := read_result(path)) is not None:
+            runs[seed] = {"result": result, **read_predictions(path / "predictions.npz")}
+    if not runs:
+        raise UserError(f"{folder} holds no finished seed<k> run; without --seeds, single runs are compared")
+    return {"name": str(folder), "runs": runs}
+
+
+def read_predictions(path):
+    """The test ids, predictions and labels of a predictions.npz."""
+    arrays = read_arrays(path)
+    names = ("ids", "predictions", "labels")
+    found = {name: arrays[f"test_{name}"] for name in names if arrays.get(f"test_{name}", np.array(0)).ndim}
+    if len(found) < len(names) or len({len(array) for array in found.values()}) > 1:
+        raise UserError(f"{path} is damaged: it has not as many predictions as labels and ids; train the run again")
+    return found

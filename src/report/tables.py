@@ -1,0 +1,248 @@
+"""Comparison tables from finished runs: `python -m src tables [--results_dir results] [--out tables]`.
+
+Reads run folders (result.json, and predictions.npz for significance) and baselines/published.json, nothing else, and
+writes a table for each data set, alignment and protocol as Markdown, CSV, LaTeX and PNG.
+"""
+
+import json
+import math
+import statistics
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from src.ablations import ABLATIONS
+from src.errors import Parser, UserError, printable, run_command
+from src.report.collect import collect
+from src.report.significance import EXCHANGES, holm, p_values
+from src.report.table_formats import write_table
+from src.runs.run_folder import read_arrays
+from src.tasks import LOWER_IS_BETTER, no_better_than, task_of_result
+
+MODEL_ROWS = ("MulT", "MulT-FFL", "PMR")
+COMPARED = ("MulT", "PMR")  # the arrow and the test of significance say whether the second beats the first
+PUBLISHED = Path(__file__).parents[2] / "baselines" / "published.json"
+SIGNIFICANT = 0.05
+
+
+@dataclass
+class Cell:
+    """One metric of one row. All numbers as measured; None where there is none."""
+
+    values: list = field(default_factory=list)  # one a seed
+    published: float | None = None  # in the same unit as the values
+    recalled: bool = False  # the published figure was recalled, not read
+    best: bool = False
+    beats: bool = False  # PMR's mean is better than MulT's
+    p_value: float | None = None  # of PMR against MulT, adjusted
+    trivial: bool = False  # no better than the trivial baseline
+
+    @property
+    def mean(self):
+        """The mean over seeds, None where there is no value."""
+        return statistics.mean(self.values) if self.values and None not in self.values else None
+
+    @property
+    def spread(self):
+        """The standard deviation over seeds, None of a single one."""
+        return statistics.stdev(self.values) if self.mean is not None and len(self.values) > 1 else None
+
+    @property
+    def significant(self):
+        """Whether the adjusted p-value is below 5 %."""
+        return self.p_value is not None and self.p_value < SIGNIFICANT
+
+
+@dataclass
+class Row:
+    """A model of a table: its cells by metric, and for the CSV what stands in no column."""
+
+    label: str
+    runs: list
+    cells: dict
+    source: str = ""
+
+
+@dataclass
+class Table:
+    """What `table_formats` renders. `columns` is {title: metric}."""
+
+    name: str
+    title: str
+    columns: dict
+    rows: list
+    notes: list
+
+
+def published_rows(group):
+    """The published figures of a table, {model: record}, in fractions where they are percentages."""
+    rows = {}
+    for record in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"]:
+        alignment = "aligned" if record["aligned"] else "unaligned"
+        if (record["dataset"], alignment, record["protocol"]) == group:
+            figures = {key: value if key in ("mae", "corr") else value / 100 for key, value in record["test"].items()}
+            if "f1" in figures and record["protocol"] == "MulT":  # what they print is what the original computes
+                figures["f1_stock"] = figures.pop("f1")
+            rows[record["model"]] = {**record, "test": figures}
+    return rows
+
+
+def published_cell(record, key):
+    """An empty cell but for the published figure."""
+    read = record["read"]
+    recalled = read != "all" and (read == "none" or key.removesuffix("_stock") not in read)
+    return Cell(published=record["test"].get(key), recalled=recalled)
+
+
+def build_table(group, models):
+    """The comparison table of a Group: trivial baseline, published baselines, our models."""
+    published = published_rows(group)
+    runs = {name: models[name] for name in MODEL_ROWS if name in models}
+    first = next(iter(runs.values()))[0]
+    rows = [
+        Row(name, [], {key: published_cell(record, key) for key in task_of_result(first).columns.values()},
+            record["source"])
+        for name, record in published.items() if name not in MODEL_ROWS
+    ]
+    for name in MODEL_ROWS:
+        if name in runs or name in published:
+            rows.append(model_row(name, runs.get(name, []), published.get(name), task_of_result(first)))
+    seeds = compare_with_baseline(rows, runs, task_of_result(first)) if set(COMPARED) <= set(runs) else []
+    return finish_table(group.stem, group.title, first, rows, [*protocol_notes(first, seeds), *search_notes(runs)])
+
+
+def build_ablation_table(group, models):
+    """The table of PMR and its ablations on a Group."""
+    titles = {"PMR": "PMR", **{f"PMR-{name}": title for name, (title, _) in ABLATIONS.items()}}
+    runs = {name: models[name] for name in titles if name in models}
+    first = next(iter(runs.values()))[0]
+    rows = [model_row(titles[name], of_model, None, task_of_result(first)) for name, of_model in runs.items()]
+    title = f"{group.title}: PMR and its ablations"
+    notes = [*protocol_notes(first, []), *search_notes(runs)]
+    return finish_table(f"{group.stem}_ablations", title, first, rows, notes)
+
+
+def model_row(name, runs, published, task):
+    """A row of our own runs, with the published figures of the model."""
+    cells = {key: published_cell(published, key) if published else Cell() for key in task.columns.values()}
+    for key, cell in cells.items():
+        cell.values = [run["test"][key] for run in runs]
+    if runs:
+        means = {key: math.nan if cell.mean is None else cell.mean for key, cell in cells.items()}
+        trivial = {key: math.nan if value is None else value
+                   for key, value in runs[0]["trivial_baseline"]["test"].items()}
+        for key in no_better_than(task, means, trivial):
+            cells[key].trivial = True
+    return Row(name, runs, cells, published["source"] if published else "")
+
+
+def finish_table(name, title, first, rows, notes):
+    """Put the trivial baseline on top and mark the best of our means in each column."""
+    columns = dict(task_of_result(first).columns)
+    for key in columns.values():
+        ours = [row.cells[key] for row in rows if row.cells[key].mean is not None]
+        if ours:
+            choose = min if key in LOWER_IS_BETTER else max
+            choose(ours, key=lambda cell: cell.mean).best = True
+    trivial = first["trivial_baseline"]
+    cells = {key: Cell([trivial["test"][key]]) for key in columns.values()}
+    if any(cell.published is not None for row in rows for cell in row.cells.values()):
+        notes = [*notes, "(x) published, perhaps test-selected; ‡ recalled, not read in a source."]
+    return Table(name, title, columns, [Row(trivial["name"], [], cells), *rows], notes)
+
+
+def compare_with_baseline(rows, runs, task):
+    """Put arrows and p-values into the row of PMR; returns the seeds that the test used, [] where it could not."""
+    cells = {row.label: row.cells for row in rows}
+    baseline, model = (cells[name] for name in COMPARED)
+    for key in task.columns.values():
+        a, b = baseline[key].mean, model[key].mean
+        model[key].beats = None not in (a, b) and (b < a if key in LOWER_IS_BETTER else b > a)
+    by_seed = [{run["seed"]: run["folder"] for run in runs[name]} for name in COMPARED]
+    seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
+    try:
+        (a, truths, ids), (b, _, other_ids) = (
+            read_predictions([folders[seed] for seed in seeds]) for folders in by_seed
+        )
+    except (UserError, ValueError, KeyError):
+        return []
+    if not seeds or ids != other_ids:
+        return []
+    for key, p in holm(p_values(task, a, b, truths)).items():
+        model[key].p_value = None if math.isnan(p) else float(p)
+    return seeds
+
+
+def read_predictions(folders):
+    """Test predictions (S, N, output_dim), truths and ids of some runs; ValueError where their samples differ."""
+    predictions, truths, ids = [], None, None
+    for folder in folders:
+        stored = read_arrays(folder / "predictions.npz")
+        predictions.append(stored["test_predictions"])
+        if ids is not None and ids != stored["test_ids"].tolist():
+            raise ValueError(f"{folder} was tested on other samples")
+        truths, ids = stored["test_labels"], stored["test_ids"].tolist()
+    return np.stack(predictions), truths, ids
+
+
+def protocol_notes(first, seeds):
+    """What a reader of a table must know."""
+    notes = [
+        "Test split; the epoch is chosen by validation loss. Mean ± standard deviation over seeds.",
+        task_of_result(first).note,
+        f"† no better than the {first['trivial_baseline']['name']}. Bold: best of our means. ↑ PMR above MulT.",
+    ]
+    if seeds:
+        samples = len(np.load(first["folder"] / "predictions.npz")["test_ids"])
+        notes.append(
+            f"* PMR and MulT differ, p < {SIGNIFICANT} after Holm over the columns: paired permutation test, "
+            f"{EXCHANGES} exchanges, {samples} test samples x {len(seeds)} seeds."
+        )
+    else:
+        notes.append("No test of significance: it needs PMR and MulT on the same test samples and seeds.")
+    return notes
+
+
+def search_notes(runs):
+    """What it took to find the settings of each model that takes them from a search."""
+    searches = {name: of_model[0]["settings"].get("search") for name, of_model in runs.items()}
+    return [f"{name}: settings from a search, {printable(cost)}." for name, cost in searches.items() if cost]
+
+
+def write_tables(results_dir, out, ablations=False):
+    """Write every table that the results allow into a folder; returns the tables and lines about what was left out."""
+    groups, problems = collect(results_dir)
+    tables = []
+    for group, models in groups.items():
+        if set(MODEL_ROWS) & set(models):
+            tables.append(build_table(group, models))
+        if ablations and any(name.startswith("PMR-") and name[4:] in ABLATIONS for name in models):
+            tables.append(build_ablation_table(group, models))
+    if not tables:
+        reason = f" ({problems[0]})" if problems else ""
+        raise UserError(f"{results_dir} holds no finished run to make a table of{reason}; train one first")
+    for table in tables:
+        write_table(table, Path(out))
+    return tables, problems
+
+
+def main(argv=None):
+    """Write the tables and print them; returns the exit code."""
+    return run_command(show_tables, argv)
+
+
+def show_tables(argv):
+    """The command line of `python -m src tables`."""
+    parser = Parser(prog="python -m src tables", description=__doc__)
+    parser.add_argument("--results_dir", default="results")
+    parser.add_argument("--out", default="tables", help="folder of the tables")
+    parser.add_argument("--ablations", action="store_true", help="also PMR against its ablations")
+    arguments = parser.parse_args(argv)
+    tables, problems = write_tables(arguments.results_dir, arguments.out, arguments.ablations)
+    for table in tables:
+        print((Path(arguments.out) / f"{table.name}.md").read_text(encoding="utf-8"))
+    for problem in problems:
+        print(f"# left out: {problem}", file=sys.stderr)
+    print(f"# tables in {arguments.out}: " + ", ".join(f"{table.name}.{{md,csv,tex,png}}" for table in tables))

@@ -1,0 +1,163 @@
+"""The trials of a search, from what is drawn to the preset of the best: what `python -m src tune` starts."""
+
+import json
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+from tqdm import tqdm
+
+from src.lock import alone_in
+from src.presets import search_cost, write_preset
+from src.report.drawing import STYLE
+from src.report.plots import save
+from src.report.search_figures import draw_history, draw_importance
+from src.runs.log import TrainingLog
+from src.runs.run import begin, fit_into, prepare
+from src.runs.run_folder import RunFolder
+from src.search.space import search_space, start
+from src.search.study import Study
+from src.settings import presettable, resolve
+from src.training.failures import TrainingError
+from src.training.stop import StopSignals
+
+SPLITS = ("train", "valid")
+WARMUP = 4  # this part of a seed's epochs is left to every trial
+
+
+class Pruned(Exception):  # noqa: N818, as Optuna's
+    """A trial is worse than most."""
+
+
+class Search:
+    """A study, and what its trials have in common."""
+
+    def __init__(self, flags, seeds, sampler_seed, folder, command):
+        self.settings, self.sources = resolve(flags)
+        self.seeds, self.command, self.flags = seeds, command, flags
+        settings = self.settings
+        self.folder = Path(folder or Path("studies", *settings.run_path.parts[-4:-1]))
+        prepared = prepare(settings, SPLITS)  # what is wrong for all trials is told before the first
+        self.space = search_space(settings, flags, len(prepared.dataset.splits["train"]))
+        self.protocol, self.environment = prepared.dataset.protocol, prepared.config["environment"]
+        self.study = Study(
+            self.folder, {
+                "settings": settings.recorded(), "data": prepared.config["data"],
+                "space": {name: str(values) for name, values in self.space.items()},
+                "seeds": self.seeds, "sampler_seed": sampler_seed,
+            },
+            self.space, {name: start(settings, name) for name in self.space}, settings.num_epochs // WARMUP,
+        )
+
+    def run(self, trials):
+        """Work on trials until so many are done or in others' hands."""
+        started, done_before = time.time(), sum(self.study.count().values())
+        with StopSignals() as stop:
+            while (trial := self.study.take_up(trials)) is not None:
+                outcome = self.try_out(trial, stop)
+                self.write_preset()
+                done = sum(self.study.count().values())
+                left = (time.time() - started) / max(done - done_before, 1) * max(trials - done, 0)
+                self.say(trial.number, outcome, f"{done} of {trials} done, about {left / 60:.0f} min left")
+                stop.check()
+
+    def try_out(self, trial, stop):
+        """Train a Trial's seeds and tell the study what came of it; returns that in words."""
+        settings = replace(self.settings, **trial.drawn)
+        sources = self.sources | dict.fromkeys(trial.drawn, f"trial {trial.number} of {self.folder}")
+        losses = []
+        try:
+            for seed in self.seeds:
+                losses.append(self.lowest_loss(trial, replace(settings, seed=seed), sources, losses, stop))
+        except Pruned:
+            state, value, told = "pruned", None, {}
+        except TrainingError as error:
+            state, value, told = "failed", None, {"reason": str(error)}
+        else:
+            state, value, told = "complete", statistics.mean(losses), {}
+        self.study.tell(trial, state, value, seconds=seconds_of_epochs(trial.path), **told)
+        for weights in trial.path.glob("seed*/*.pt"):  # a preset is trained again; many trials would fill the disk
+            weights.unlink()
+        return f"{value:.4f}" if value is not None else f"{state} {told.get('reason', '')}".rstrip()
+
+    def lowest_loss(self, trial, settings, sources, before, stop):
+        """The lowest validation loss of a run of a Trial, after those of the seeds `before` it; Pruned if it is worse
+        than most.
+        """
+        if (known := trial.loss(settings.seed)) is not None:
+            return known
+
+        def after_epoch(epoch):
+            step = len(before) * settings.num_epochs + epoch.number
+            if trial.is_hopeless(step, statistics.mean([*before, epoch.valid.loss])):
+                raise Pruned
+
+        began, run_of = time.time(), prepare(settings, SPLITS)
+        with (
+            RunFolder(trial.path / f"seed{settings.seed}", shown=False) as run,
+            TrainingLog(run, settings, run_of.dataset) as log,
+        ):
+            last = begin(run, log, run_of, settings, sources, resume=True)
+            selected, _, _ = fit_into(run, log, stop, run_of, settings, last, began, after_epoch)
+        trial.keep_loss(settings.seed, selected.valid.loss)
+        return selected.valid.loss
+
+    def say(self, number, outcome, rest):
+        """A line for a trial that has ended."""
+        best, counts = self.study.best(), self.study.count()
+        lowest = f"lowest {best.value:.4f} of trial {best.number}" if best else "none complete"
+        states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+        tqdm.write(f"# trial {number}: {outcome}; {lowest}; {rest} ({states})")
+        sys.stdout.flush()
+
+    def write_preset(self):
+        """Write the best settings so far and what they took, if a trial is complete; returns what it writes."""
+        with alone_in(self.folder):
+            if not self.study.best():
+                return None
+            preset = self.preset()
+            write_preset(self.folder / "preset.json", preset)
+            return preset
+
+    def preset(self):
+        """The content of the preset's file."""
+        best, settings = self.study.best(), self.settings
+        trials = [trial for trial in self.study.trials() if trial.state.is_finished()]
+        chosen = replace(settings, **self.study.drawn(best)).recorded()
+        return {
+            "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned,
+            "protocol": self.protocol,
+            "settings": {name: chosen[name] for name in presettable(settings.model)},
+            "found_by": {
+                "command": self.command, "seeds": self.seeds, "sampler": self.study.sampler,
+                "pruner": self.study.pruner, "trials": self.study.count(),
+                "seconds": sum(trial.user_attrs["seconds"] for trial in trials),  # of training, in all processes
+                "objective": "mean over seeds of the lowest validation loss",
+                "winner": best.number, "value": best.value,
+                "value_without_search": trials[0].value if trials[0].number == 0 else None,
+                "values": [self.study.record(trial) for trial in trials],
+                "space": {name: f"{values} ({values.source})" for name, values in self.space.items()},
+                "fixed": sorted(set(self.flags) & set(presettable(settings.model))),
+                "environment": self.environment,
+            },
+        }
+
+    def draw(self, preset):
+        """Draw the history and the importance of the settings, beside the preset; returns the paths."""
+        title, paths = f"{self.settings.model}: {search_cost(preset)}", []
+        with alone_in(self.folder), matplotlib.rc_context(STYLE):
+            paths.append(save(draw_history(title, preset["found_by"]["values"]), self.folder, "history"))
+            if importance := self.study.importance():
+                paths.append(save(draw_importance(title, importance), self.folder, "importance"))
+        return paths
+
+
+def seconds_of_epochs(folder):
+    """What the epochs of all runs in a trial's folder took."""
+    return sum(
+        json.loads(line)["seconds"]
+        for path in folder.glob("seed*/metrics.jsonl") for line in path.read_text(encoding="utf-8").splitlines()
+    )

@@ -1,0 +1,203 @@
+"""What a training step costs: this code against the original MulT and against plain torch, side by side.
+
+    python -m src benchmark --stock DIR                         every case, on the CPU
+    python -m src benchmark --cases pmr-aligned --device cuda --repetitions 50
+    python -m src benchmark --growth PMR --figure docs/growth.png    cost over the length of the sequences
+
+DIR is a checkout of the original repository. A step is forward, backward, clipping and Adam, with all dropouts on, on
+random numbers. Each contender runs in a process of its own, so that its peak memory is its own; they take turns step
+by step, so that what else the machine does hits all alike. A ratio is the median over turns, and so is a time.
+`plain` is the same model without what makes it fast: torch's own attention, dropout and layer norm, one unit at a time.
+--parts adds ours without each of these. In the cases of padded sequences, which are as short as MOSI's, `masked` is
+with --mask_padding and `trimmed` with --trim_padding too.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from src.errors import Parser, UserError, run_command
+
+MOSI, MOSEI = (300, 5, 20), (300, 74, 35)  # features of text, audio and vision
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the data it steps over, and whom it is compared with."""
+
+    model: str
+    lens: tuple
+    dims: tuple
+    batch: int
+    embed_dim: int
+    num_heads: int
+    layers: int
+    rivals: tuple = ()
+    median_lengths: tuple | None = None  # of the real steps behind the padding in front; None: there is no padding
+
+    @property
+    def title(self):
+        """MulT 50/375/500, batch 8"""
+        return f"{self.model} {'/'.join(map(str, self.lens))}, batch {self.batch}"
+
+
+CASES = {
+    "mult-aligned": Case("MulT", (50, 50, 50), MOSI, 24, 30, 5, 4, ("stock", "plain")),
+    "mult-unaligned": Case("MulT", (50, 375, 500), MOSI, 8, 30, 5, 4, ("stock", "plain")),
+    "pmr-aligned": Case("PMR", (50, 50, 50), MOSEI, 16, 40, 8, 4, ("plain",)),
+    "pmr-unaligned": Case("PMR", (50, 500, 500), MOSEI, 16, 40, 8, 4),
+    "mult-padded": Case("MulT", (50, 375, 500), MOSI, 24, 30, 5, 4, ("masked", "trimmed"), (10, 32, 38)),
+    "pmr-padded": Case("PMR", (50, 375, 500), MOSI, 24, 40, 8, 4, ("masked", "trimmed"), (10, 32, 38)),
+    "mosei-aligned": Case("MulT", (50, 50, 50), MOSEI, 16, 30, 5, 4, ("stock", "plain")),
+    "mosei-unaligned": Case("MulT", (50, 500, 500), MOSEI, 16, 30, 5, 4, ("stock", "plain")),
+}
+DEFAULT_CASES = ("mult-aligned", "mult-unaligned", "pmr-aligned", "pmr-unaligned")
+GROWTH = (1, 2, 4)
+PARTS = ("kernels", "side by side", "one vector", "kept memory")  # of what makes ours fast
+
+
+class Contender:
+    """An implementation of a case in a process of its own."""
+
+    def __init__(self, case, implementation, arguments):
+        self.implementation = implementation
+        without = [part for part in PARTS if implementation in ("plain", f"without {part}")]
+        job = {"case": asdict(case), "implementation": implementation, "without": without, "stock": arguments.stock,
+               "device": arguments.device, "threads": arguments.threads, "inference": arguments.inference,
+               "amp": arguments.amp, "compile": arguments.compile}
+        worker = Path(__file__).with_name("benchmark_worker.py")
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", str(worker), json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.seconds, self.peak = [], None
+
+    def step(self, counted=True):
+        """Make it take a step."""
+        with contextlib.suppress(BrokenPipeError):  # told below
+            print("step", file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise UserError(f"the {self.implementation} process ended with code {self.process.wait()} (see above)")
+        answer = json.loads(answer)
+        self.peak = answer["peak"]
+        if counted:
+            self.seconds.append(answer["seconds"])
+
+    def close(self):
+        """End its process."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(case, arguments):
+    """Every implementation of a case, in turns: {name: {"seconds": median, "quartiles", "peak", "ratio"}}."""
+    rivals = [rival for rival in case.rivals if rival != "stock" or arguments.stock]
+    rivals += [f"without {part}" for part in PARTS] if arguments.parts else []
+    contenders = []
+    try:
+        for implementation in ("ours", *rivals):
+            contenders.append(Contender(case, implementation, arguments))
+        for turn in range(-arguments.warm_up, arguments.repetitions):
+            for contender in contenders:
+                contender.step(counted=turn >= 0)
+    finally:
+        for contender in contenders:
+            contender.close()
+    ours = contenders[0]
+    return {
+        contender.implementation: {
+            "seconds": statistics.median(contender.seconds),
+            "quartiles": statistics.quantiles(contender.seconds, n=4)[::2] if len(contender.seconds) > 1 else None,
+            "peak_bytes": contender.peak,
+            "times_ours": statistics.median(b / a for a, b in zip(ours.seconds, contender.seconds, strict=True)),
+            "peak_times_ours": contender.peak / ours.peak,
+        }
+        for contender in contenders
+    }
+
+
+def table(results, unit):
+    """Results {title: {implementation: figures}} as a Markdown table."""
+    lines = [f"| | | {unit} | quartiles | peak memory | time / ours | memory / ours |", "|---|---|---|---|---|---|---|"]
+    for title, implementations in results.items():
+        for name, figures in implementations.items():
+            quartiles = "" if figures["quartiles"] is None else " - ".join(f"{q:.3g}" for q in figures["quartiles"])
+            lines.append(
+                f"| {title} | {name} | {figures['seconds']:.3g} | {quartiles} | {figures['peak_bytes'] / 2**20:.0f} MB "
+                f"| {figures['times_ours']:.2f} | {figures['peak_times_ours']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def grown(case, factor):
+    """The case with all its sequences longer by a factor."""
+    return replace(case, lens=tuple(length * factor for length in case.lens), rivals=())
+
+
+def draw_growth(results, path):
+    """The time and the peak memory of a step over the length of the hub, as a picture."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a step needs no figure
+
+    lengths = list(results)
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    curves = ("seconds", 1, "seconds a step"), ("peak_bytes", 2**30, "peak memory, GiB")
+    for axes, (key, scale, label) in zip(figure.subplots(1, 2), curves, strict=True):
+        axes.plot(lengths, [results[length][key] / scale for length in lengths], "o-")
+        axes.set(xlabel="steps of the three sequences together", ylabel=label, xlim=(0, None), ylim=(0, None))
+    figure.savefig(path, dpi=120)
+
+
+def parse_arguments(argv):
+    """The command line of `python -m src benchmark`."""
+    parser = Parser(prog="python -m src benchmark", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=DEFAULT_CASES, metavar="CASE",
+                        help=f"some of {', '.join(CASES)}")
+    parser.add_argument("--stock", metavar="DIR", help="a checkout of the original, to compare with")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--warm_up", type=int, default=2, help="steps that are not counted")
+    parser.add_argument("--parts", action="store_true", help="also ours without each part of what makes it fast")
+    parser.add_argument("--inference", action="store_true", help="time predictions instead of training steps")
+    parser.add_argument("--amp", action="store_true", help="ours in bfloat16")
+    parser.add_argument("--compile", action="store_true", help="ours through torch.compile")
+    parser.add_argument("--growth", metavar="CASE", choices=CASES, help="a case at 1, 2 and 4 times its lengths")
+    parser.add_argument("--figure", help="draw the growth into this file")
+    parser.add_argument("--json", help="also write the figures into this file")
+    arguments = parser.parse_args(argv)
+    if arguments.repetitions < 1 or arguments.warm_up < 0:
+        raise UserError("--repetitions must be 1 or more and --warm_up 0 or more")
+    if arguments.stock and not Path(arguments.stock, "src", "models.py").is_file():
+        raise UserError(f"--stock {arguments.stock} is not a checkout of the original MulT: it has no src/models.py")
+    return arguments
+
+
+def run(argv):
+    """Measure, print and keep."""
+    arguments = parse_arguments(argv)
+    if arguments.growth:
+        cases = [grown(CASES[arguments.growth], factor) for factor in GROWTH]
+    else:
+        cases = [CASES[name] for name in arguments.cases]
+    results = {}
+    for case in cases:
+        print(f"# {case.title} ...", file=sys.stderr)
+        results[case.title] = measure(case, arguments)
+    print(table(results, "seconds a prediction" if arguments.inference else "seconds a step"))
+    if arguments.figure and arguments.growth:
+        draw_growth({sum(case.lens): results[case.title]["ours"] for case in cases}, arguments.figure)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv=None):
+    """Run the benchmark; returns the exit code."""
+    return run_command(run, argv)

@@ -1,0 +1,60 @@
+"""The demo is what its docstring says: always the same, solvable with all modalities, far from it with one."""
+
+import numpy as np
+import pytest
+import torch
+
+from src.data.demo import linear_scores, make_demo
+from src.dataset import find_spec, load_dataset
+from src.eval_metrics import sentiment_metrics
+
+every_alignment = pytest.mark.parametrize("aligned", [False, True], ids=["unaligned", "aligned"])
+
+
+@every_alignment
+def test_same_every_time(aligned):
+    once, again = make_demo(aligned), make_demo(aligned)
+    for split in once:
+        for key in once[split]:
+            assert np.array_equal(once[split][key], again[split][key])
+
+
+@every_alignment
+def test_linear_models_are_far_from_the_best_score(aligned):
+    scores = linear_scores(make_demo(aligned))
+    train_mean, _ = scores.pop("train mean")
+    assert train_mean > 1.8  # the best achievable is 0.08
+    for name, (mae, acc2) in scores.items():
+        assert mae > 0.85 * train_mean, name
+        assert acc2 < 0.75, name
+
+
+def test_shapes_and_padding():
+    unaligned, aligned = (load_dataset(find_spec("demo"), aligned=a) for a in (False, True))
+    assert (unaligned.input_lens, aligned.input_lens) == ((8, 18, 20), (8, 8, 8))
+    assert unaligned.input_dims == aligned.input_dims == (16, 6, 8)
+    for padding in unaligned.splits["train"].padding:
+        assert torch.equal(padding, padding.cummin(dim=1).values)  # in front only
+        assert padding.any()
+
+
+def test_labels_are_the_product_of_the_cues():
+    """Without feature noise the label can be read off: that is the best achievable score."""
+    dataset = load_dataset(find_spec("demo"), aligned=True).splits["test"]
+    text, audio, vision = (x.double().numpy() for x in dataset.features)
+    vectors = make_vectors()
+    distance = np.linalg.norm(text[:, :, None] - vectors["words"][:6], axis=-1)  # to the polar words
+    step, word = np.unravel_index(distance.reshape(len(text), -1).argmin(axis=1), distance.shape[1:])
+    rows = np.arange(len(text))
+    strength = audio[rows, step] @ vectors["strength"] / (vectors["strength"] ** 2).sum()
+    is_reversed = vision[rows, step] @ vectors["reversal"] / (vectors["reversal"] ** 2).sum() > 0.5
+    prediction = np.where(word < 3, 1, -1) * np.where(is_reversed, -1, 1) * strength
+    metrics = sentiment_metrics(prediction, dataset.labels)
+    assert metrics["mae"] < 0.25
+    assert metrics["acc2"] > 0.98
+
+
+def make_vectors():
+    """The first draws of the demo's generator, in its order."""
+    rng = np.random.RandomState(20210619)
+    return {"words": rng.normal(size=(12, 16)), "strength": rng.normal(size=6), "reversal": 2 * rng.normal(size=8)}

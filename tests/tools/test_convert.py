@@ -1,0 +1,206 @@
+"""Packing computational sequences: what a sample takes of each stream, what is counted, and what a user is told."""
+
+import json
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from main import main as train
+from src.dataset import find_spec, load_dataset
+from src.tools.convert import main
+
+VIDEOS = ["vid-1", "vid_2", "vid3", "vid4"]
+FOLDS = {"train": VIDEOS[:2], "valid": VIDEOS[2:3], "test": VIDEOS[3:]}
+WIDTHS = {"text": 4, "audio": 3, "vision": 2}
+RATES = {"text": 1.0, "audio": 0.5, "vision": 0.25}  # seconds a step
+
+
+def write_csd(path, entries):
+    """Write {id: (features, intervals)} as a computational sequence."""
+    with h5py.File(path, "w") as file:
+        data = file.create_group("the sequence/data")
+        for entry, (features, intervals) in entries.items():
+            data[f"{entry}/features"], data[f"{entry}/intervals"] = features, np.asarray(intervals, dtype=float)
+        file["the sequence/metadata/root name"] = '"the sequence"'
+
+
+def stream(key, seconds=8):
+    """Steps of a video, the first feature telling when each begins (and 100 more, so that none is zero)."""
+    starts = np.arange(0, seconds, RATES[key])
+    features = np.ones((len(starts), WIDTHS[key])) * (100 + starts[:, None])
+    return features, np.stack([starts, starts + RATES[key]], axis=1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Sequences of four videos of 8 seconds, each with segments at 1.5 to 3 and 4 to 7.5, and their folds."""
+    for key in WIDTHS:
+        write_csd(tmp_path / f"{key}.csd", {video: stream(key) for video in VIDEOS})
+    labels = {video: ([[i - 1.5, 9], [i - 0.5, 9]], [[1.5, 3], [4, 7.5]]) for i, video in enumerate(VIDEOS)}
+    write_csd(tmp_path / "labels.csd", labels)
+    (tmp_path / "folds.json").write_text(json.dumps(FOLDS))
+    return tmp_path
+
+
+def command(folder, *more, out="data/mosi_data_noalign.pkl", folds="folds.json"):
+    files = [part for key in (*WIDTHS, "labels") for part in (f"--{key}", str(folder / f"{key}.csd"))]
+    return [*files, "--folds", str(folder / folds), "--out", str(folder / out), "--steps", "4", "5", "20", *more]
+
+
+def complaint(capsys, arguments):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def converted(folder):
+    return load_dataset(find_spec("mosi"), folder / "data")
+
+
+def first_steps(dataset, split, sample):
+    """When the real steps of a sample begin, by modality, and how many steps of padding are in front."""
+    found = {}
+    here = dataset.splits[split]
+    for key, features, padding in zip(WIDTHS, here.features, here.padding, strict=True):
+        real = features[sample, ~padding[sample], 0] - 100
+        assert (padding[sample, :len(padding[sample]) - len(real)]).all()
+        found[key] = real.tolist()
+    return found
+
+
+def test_a_sample_takes_the_steps_whose_middle_it_holds(folder, capsys):
+    assert main(command(folder)) == 0
+    printed = capsys.readouterr().out
+    assert "train: 4 samples\nvalid: 2 samples\ntest: 2 samples\n" in printed
+    assert "audio: segments cut to their last 5 steps: 4\n" in printed  # of the 7 in 4 to 7.5
+    assert "not finite" not in printed
+    dataset = converted(folder)
+    assert (dataset.input_lens, dataset.input_dims, dataset.protocol) == ((4, 5, 20), (4, 3, 2), "MulT")
+    assert dataset.splits["train"].ids == ["vid-1|1.5|3.0", "vid-1|4.0|7.5", "vid_2|1.5|3.0", "vid_2|4.0|7.5"]
+    assert dataset.splits["train"].labels.ravel().tolist() == [-1.5, -0.5, -0.5, 0.5]
+    assert first_steps(dataset, "test", 0) == {"text": [1, 2], "audio": [1.5, 2, 2.5],
+                                               "vision": np.arange(1.5, 3, 0.25).tolist()}
+    assert first_steps(dataset, "test", 1) == {"text": [4, 5, 6], "audio": [5, 5.5, 6, 6.5, 7],
+                                               "vision": np.arange(4, 7.5, 0.25).tolist()}
+    assert train(["--dataset", "mosi", "--data_path", str(folder / "data"), "--results_dir", str(folder / "results"),
+                  "--device", "cpu", "--num_epochs", "1", "--batch_size", "4"]) == 0
+
+
+def test_steps_are_taken_in_their_order_in_time(folder):
+    features, intervals = stream("text")
+    order = np.random.default_rng(0).permutation(len(features))
+    write_csd(folder / "text.csd", dict.fromkeys(VIDEOS, (features[order], intervals[order])))
+    assert main(command(folder)) == 0
+    assert first_steps(converted(folder), "valid", 1)["text"] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("labels_too", [True, False])
+def test_entries_of_segments_are_taken_as_they_are(folder, labels_too):
+    """As the SDK leaves sequences that it has aligned to the labels, whose numbers are the segments'."""
+    write_csd(folder / "text.csd", {
+        f"{video}[{i}]": (np.full((2 + i, 4), 7 + i), [[50, 51]] * (2 + i)) for video in VIDEOS for i in (0, 1)
+    })
+    if labels_too:
+        write_csd(folder / "labels.csd", {f"{video}[{i}]": ([[i]], [[i, i + 1]]) for video in VIDEOS for i in (0, 1)})
+    assert main(command(folder)) == 0
+    dataset = converted(folder)
+    assert [first_steps(dataset, "test", i)["text"] for i in (0, 1)] == [[-93, -93], [-92, -92, -92]]
+    assert first_steps(dataset, "test", 0)["audio"] == ([0, 0.5] if labels_too else [1.5, 2, 2.5])
+
+
+def test_what_is_left_out_or_changed_is_counted(folder, capsys):
+    labels = {video: ([[0.5], [1]], [[1, 3], [4, 7.5]]) for video in [*VIDEOS, "elsewhere"]}
+    labels["vid_2"] = ([[0.5], [1], [np.nan]], [[1, 3], [100, 101], [4, 6]])  # the second has no steps
+    write_csd(folder / "labels.csd", labels)
+    (folder / "folds.json").write_text(json.dumps(FOLDS | {"test": ["vid4", "unlabelled"]}))
+    features, intervals = stream("audio")
+    features[2:6] = [[np.nan, -np.inf, np.inf], [1e300, 1, 1], [1, 1, 1], [-np.inf, 1, 1]]
+    write_csd(folder / "audio.csd", {video: (features, intervals) for video in VIDEOS if video != "vid3"})
+    assert main(command(folder)) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert {
+        "train: 3 samples", "left out: segments of videos in no fold: 2", "left out: segments without text: 1",
+        "left out: segments without a finite label: 1", "videos of the folds without labels: 1",
+        "audio: segments that have none: 2", "audio: numbers that are not finite, set to 0: 15",
+    } <= set(printed)
+    dataset = converted(folder)
+    assert dataset.splits["valid"].padding[1].all()
+    assert dataset.splits["train"].features[1][0, 1:].tolist() == [[0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 1, 1]]
+
+
+def test_a_video_that_a_fold_names_twice_counts_once(folder):
+    (folder / "folds.json").write_text(json.dumps(FOLDS | {"valid": ["vid3", "vid3"]}))
+    assert main(command(folder)) == 0
+    assert len(converted(folder).splits["valid"]) == 2
+
+
+def test_folds_may_be_the_module_of_the_sdk(folder):
+    (folder / "folds.py").write_text("# the folds\n" + "".join(
+        f"standard_{split}_fold={videos!r}\n" for split, videos in FOLDS.items()
+    ) + "raise SystemExit('it ran')\n")
+    assert main(command(folder, folds="folds.py")) == 0
+    assert len(converted(folder).splits["train"]) == 4
+
+
+def rewrite_folds(content):
+    return lambda folder: (folder / "folds.json").write_text(content)
+
+
+def rewrite(name, entries):
+    return lambda folder: write_csd(folder / f"{name}.csd", entries)
+
+
+@pytest.mark.parametrize("spoil, words", [
+    (lambda folder: (folder / "text.csd").unlink(), "text.csd is missing; name a .csd file"),
+    (lambda folder: (folder / "text.csd").write_text("no"), "text.csd is damaged or no HDF5 (OSError: "),
+    (lambda folder: (folder / "text.csd").write_bytes((folder / "text.csd").read_bytes()[:3000]), "text.csd"),
+    (lambda folder: h5py.File(folder / "text.csd", "w").close(), "text.csd is no computational sequence"),
+    (rewrite("text", {"vid-1": (np.array([[b"a word"]]), [[0, 1]])}), "vid-1 features are not numbers"),
+    (rewrite("text", {"vid-1": ([1, 2], [[0, 1]])}), "vid-1 has features of shape (2,)"),
+    (rewrite("text", {"vid-1": ([[1, 2]], [[0, 1], [1, 2]])}), "intervals of shape (2, 2); expected (steps, 2)"),
+    (rewrite("text", {"vid-1": ([[1, 2]], [[0, 1]]), "vid3": ([[1]], [[0, 1]])}), "vid3 has features of shape (1, 1)"),
+    (rewrite("audio", {"other": ([[1]], [[0, 1]])}), "audio.csd has none of the videos that are labelled"),
+    (rewrite("text", {"vid-1": ([[1.0]], [[1, 2]])}), "no segment of valid has text in"),
+    (rewrite("labels", {"vid-1": ([[1]], [[0, 9]])}), "labels.csd labels no video of valid in"),
+    (rewrite("labels", {"vid-1[0]": ([[1], [2]], [[0, 1], [1, 2]])}), "vid-1[0] has 2 labels"),
+    (rewrite("labels", {video: ([[4]], [[0, 9]]) for video in VIDEOS}), "sentiment goes from -3 to 3"),
+    (rewrite_folds('{"train": []'), "folds.json holds no folds; expected JSON"),
+    (rewrite_folds('{"train": "vid-1", "valid": ["vid3"], "test": ["vid4"]}'), "folds.json holds no folds"),
+    (rewrite_folds('[1]'), "folds.json holds no folds"),
+    (rewrite_folds(json.dumps(FOLDS | {"test": ["vid3"]})), "1 videos in more than one split, as vid3"),
+    (lambda folder: (folder / "folds.json").unlink(), "folds.json cannot be read: No such file"),
+])
+def test_files_that_do_not_fit(folder, capsys, spoil, words):
+    spoil(folder)
+    assert words in complaint(capsys, command(folder))
+    assert not list(folder.glob("data/*"))
+
+
+@pytest.mark.parametrize("out, words", [
+    ("data/mosi_data.pkl", "name it so"), ("mosi.pkl", "name it so"), ("unaligned_39.pkl", "name it so"),
+    ("demo_data_noalign.pkl", "name it so"), ("labels.csd/mosi_data_noalign.pkl", "cannot be written"),
+])
+def test_places_where_a_file_cannot_be(folder, capsys, out, words):
+    assert words in complaint(capsys, command(folder, out=out))
+
+
+def test_a_file_that_is_there_is_kept(folder, capsys):
+    path = folder / "mine_data_noalign.pkl"
+    path.write_text("mine")
+    assert "is there already" in complaint(capsys, command(folder, out=path.name))
+    assert path.read_text() == "mine"
+
+
+def test_without_h5py_the_way_to_it_is_told(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert "pip install h5py" in complaint(capsys, command(folder))
+
+
+@pytest.mark.parametrize("flags, words", [(["--steps", "0", "1", "1"], "out of range"), (["--tempo"], "--help lists")])
+def test_wrong_flags(folder, capsys, flags, words):
+    assert words in complaint(capsys, command(folder, *flags))
