@@ -10,7 +10,7 @@ from pathlib import Path
 
 from src.errors import UserError, printable
 from src.files import write_whole
-from src.runs.result_schema import is_count, is_flag, is_number, is_record, is_text
+from src.runs.result import is_count, is_flag, is_number, is_record, is_text
 
 FORMAT = 1
 OUTCOMES = ("complete", "pruned", "failed")  # of a trial

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grad_norm_
 from src.batches import evaluation_batches, training_batches
 from src.errors import UserError, printable
 from src.training.distributed import ONE_PROCESS
-from src.training.failures import TrainingError
+from src.training.machine import TrainingError
 from src.training.state import Epoch, Evaluation, PartOfEpoch, Progress
 from src.training.stop import Stopped
 

@@ -24,7 +24,7 @@ from modules.multimodal import by_modality
 from src.errors import Parser, UserError, run_command
 from src.report.collect import collect
 from src.report.drawing import STYLE, draw_attention, draw_bars, draw_curves, draw_gates, draw_messages, loss_curves
-from src.runs.trained import load_trained
+from src.runs.run import load_trained
 from src.tasks import task_of_result
 
 

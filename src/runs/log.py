@@ -5,7 +5,8 @@ import time
 
 from tqdm import tqdm
 
-from src.runs.result import environment, epoch_record, parameter_count
+from src.runs.result import epoch_record, parameter_count
+from src.training.machine import environment
 
 RULE = "-" * 50
 

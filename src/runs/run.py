@@ -2,22 +2,31 @@
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from src.data.formats import SPLITS
 from src.dataset import Dataset, load_dataset
-from src.errors import UserError
+from src.errors import UserError, printable
 from src.runs.log import TrainingLog, result_lines
-from src.runs.result import environment, make_result
+from src.runs.result import is_count, make_result
 from src.runs.resume import difference_of_runs, differences_of_environment, fingerprint, is_finished, unfinished
-from src.runs.run_folder import RunFolder
+from src.runs.run_folder import RunFolder, load_checkpoint
 from src.runs.stock_checkpoint import initialise
+from src.settings import read_settings
 from src.train import fit
 from src.training.distributed import ONE_PROCESS
-from src.training.failures import explained, memory_advice
-from src.training.machine import choose_arithmetic, find_data_device, find_device, keep_freed_memory, speed_up
+from src.training.machine import (
+    choose_arithmetic,
+    environment,
+    explained,
+    find_data_device,
+    find_device,
+    keep_freed_memory,
+    memory_advice,
+    speed_up,
+)
 
 
 @dataclass(frozen=True)
@@ -153,3 +162,30 @@ def report(run, dataset, selected, result):
     })
     run.log(*result_lines(dataset.task, result, selected.test), f"# results in {run.path}")
     run.finish(result)
+
+
+def load_trained(folder, **changes):
+    """The model of a run on its device, its data set, its settings, and the epoch it is of.
+
+    `changes` are settings that differ from the run's, such as where its data is now or the device. UserError where the
+    checkpoint is not one of this code, or does not fit the data.
+    """
+    checkpoint = load_checkpoint(folder)
+    try:
+        recorded, state, epoch = checkpoint["config"]["settings"], checkpoint["model"], checkpoint["epoch"]
+        if not is_count(epoch):
+            raise TypeError("its epoch is no number")
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/checkpoint.pt was written by another version of this code: {error}") from error
+    settings = replace(read_settings(recorded, f"{folder}/checkpoint.pt"), **changes)
+    choose_arithmetic(settings.deterministic, settings.precision)
+    device = find_device(settings.device)
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
+    with explained(f"the model of {folder} does not fit on {device}"):
+        model = settings.build_model(dataset).to(device)
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = printable(" ".join(str(error).split()))
+        raise UserError(f"{folder}/checkpoint.pt does not fit the data or the code: {reason}") from error
+    return speed_up(model.eval(), device, settings.precision), dataset, settings, epoch

@@ -17,7 +17,6 @@ whose model is the same. result.json is the last, when all else is there; then l
 import io
 import json
 import os
-import subprocess
 import sys
 import zipfile
 import zlib
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from src.errors import UserError, printable
 from src.files import keep, write_whole
 from src.lock import FolderLock
-from src.runs.result_schema import check_result
+from src.runs.result import check_result
 
 FORMAT = 1  # of config.json, checkpoint.pt, last.pt and result.json
 APPENDED = ("log.txt", "metrics.jsonl")
@@ -214,14 +213,3 @@ def read_json(path):
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged; delete it or train the run again") from error
     return content
-
-
-def git_commit():
-    """The commit of this code, with '+changes' where the work tree differs; 'unknown' outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
-    def git(*arguments):
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-    try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

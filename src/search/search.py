@@ -21,7 +21,7 @@ from src.runs.run_folder import RunFolder
 from src.search.space import search_space, start
 from src.search.study import Study
 from src.settings import presettable, resolve
-from src.training.failures import TrainingError
+from src.training.machine import TrainingError
 from src.training.stop import StopSignals
 
 SPLITS = ("train", "valid")

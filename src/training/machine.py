@@ -1,12 +1,20 @@
-"""What this machine computes on, and how: devices, precision, memory."""
+"""The machine that a run computes on: devices, precision, memory, versions."""
 
 import ctypes
 import os
+import platform
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
 
+import numpy as np
 import torch
 
+from modules.cpu_library import library
 from src.errors import UserError
+from src.training.distributed import process_count
 
+CPU_IS_FULL = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
 
 
@@ -71,3 +79,62 @@ def speed_up(model, device, precision="float32", compiled=False):
     if compiled:
         model.compile()
     return model
+
+
+def is_out_of_memory(error):
+    """Whether an exception says that memory ran out, on a GPU or not."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in CPU_IS_FULL)
+
+
+class TrainingError(UserError):
+    """Training fails by what its settings ask for: it diverges, or memory is too small. Others may do."""
+
+
+@contextmanager
+def explained(advice):
+    """TrainingError, with the advice, where memory runs out inside; UserError where --deterministic asks too much."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if is_out_of_memory(error):
+            raise TrainingError(f"out of memory: {advice}") from error
+        if "deterministic implementation" in reason:
+            raise UserError(f"--deterministic cannot be had on this device: {reason.split('.')[0]}") from error
+        raise
+
+
+def memory_advice(batch_size, batch_chunk):
+    """What to try where a step does not fit."""
+    if batch_chunk >= batch_size:
+        return f"not even 1 sample of --batch_size {batch_size} fits; try a smaller --embed_dim or --nlevels"
+    parts = f"{batch_chunk} parts" if batch_chunk > 1 else "1 part"
+    return (
+        f"--batch_size {batch_size} in {parts} does not fit; try --batch_chunk {min(2 * batch_chunk, batch_size)}, "
+        "which computes the same step in smaller parts"
+    )
+
+
+def environment(device):
+    """What a number depends on besides the settings."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processes": process_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_kernels": "compiled" if library() else "none: there is no C++ compiler, and training on a CPU is slower",
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit():
+    """The commit of this code, with '+changes' where the work tree differs; 'unknown' outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

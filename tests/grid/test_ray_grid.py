@@ -20,7 +20,7 @@ from src.grid import grid
 from src.grid import on_ray as ray_cluster
 from src.grid.run_process import MAIN
 from src.lock import BUSY, FolderLock
-from src.runs.repeat import first_difference
+from src.runs.again import first_difference
 from tests.data_files import give_data
 
 SMALL = ("--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--batch_size", "4", "--device", "cpu")

@@ -22,7 +22,7 @@ from src.search import search, study, tune
 from src.search.space import PAIR, draw, search_space, start
 from src.search.study import Trial
 from src.settings import parse_flags, presettable, resolve
-from src.training.failures import TrainingError
+from src.training.machine import TrainingError
 from tests.data_files import give_data, make_splits, write_dataset
 
 RUN = ["--model", "PMR", "--dataset", "mine", "--device", "cpu"]
