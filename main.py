@@ -10,7 +10,7 @@ from src.runs.again import evaluate_again, repeat
 from src.runs.run import train
 from src.settings import parse_flags, resolve
 from src.training.distributed import find_processes
-from src.training.stop import Stopped
+from src.training.stop import StopRequested
 
 
 def main(argv=None):
@@ -24,7 +24,7 @@ def run(argv):
     try:
         with processes.joined():
             return dispatch(argv, processes)
-    except Stopped as stopped:
+    except StopRequested as stopped:
         if processes.rank == 0:
             again = [*argv, "--resume"] if "--resume" not in argv else argv
             command = shlex.join([*processes.launcher, "main.py", *again])

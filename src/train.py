@@ -11,7 +11,7 @@ from src.errors import UserError, printable
 from src.training.distributed import ONE_PROCESS
 from src.training.machine import TrainingError
 from src.training.state import Epoch, Evaluation, PartOfEpoch, Progress
-from src.training.stop import Stopped
+from src.training.stop import StopRequested
 
 NAMED_SAMPLES = 8  # of a batch that diverged
 CHECKED_TOGETHER = 30  # batches on a GPU
@@ -120,7 +120,7 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
     `on_batch(epoch, i, samples, loss)` follows each batch, `on_epoch(Epoch, train_loss, lr, seconds)` each epoch; then
     `on_progress(progress)`, which can write down its state, and last `on_best(epoch)` if the model is the best so far.
     A process may die between these two: with a state in which the model is the best, `on_best` comes first of all.
-    Stopped, raised by `on_batch`, passes through after an `on_progress` in the middle of the epoch.
+    StopRequested, raised by `on_batch`, passes through after an `on_progress` in the middle of the epoch.
 
     Several `processes` train as one: all return the same, up to what a GPU leaves open.
     """
@@ -155,7 +155,7 @@ def fit(model, dataset, *, optim, lr, num_epochs, when, early_stop, batch_size, 
         except FloatingPointError as error:
             advice = "try a smaller --lr or --clip"
             raise TrainingError(f"training diverged in epoch {number}: {error}; {advice}") from error
-        except Stopped as stopped:
+        except StopRequested as stopped:
             progress.part.seconds = time.time() - start
             stopped.where = f" in epoch {number}, after {progress.part.batches} of its batches"
             if not progress.part.unseen:

@@ -25,7 +25,7 @@ from src.models import MODELS
 from src.report.plots import make_figures
 from src.report.tables import write_tables
 from src.settings import parse_flags
-from src.training.stop import Stopped, interrupted_by_signals
+from src.training.stop import StopRequested, interrupted_by_signals
 
 SEEDS = (1111, 1112, 1113, 1114, 1115)
 
@@ -145,6 +145,6 @@ def main(argv=None):
     try:
         with interrupted_by_signals():
             return run_command(lambda: run_grid(parse_arguments(sys.argv[1:] if argv is None else argv)))
-    except Stopped as stopped:
+    except StopRequested as stopped:
         print(f"# stopped by {stopped.signal}; the same command goes on with the runs that are left", file=sys.stderr)
         return stopped.code

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from src.errors import Parser, UserError, printable, run_command
 from src.settings import count, parse_flags
-from src.training.stop import Stopped
+from src.training.stop import StopRequested
 
 SEEDS = (1111, 1112, 1113)  # our choice: the first of run_all.sh
 NO_SETTINGS = ("seed", "name", "results_dir", "resume", "download", "eval", "repeat")
@@ -89,7 +89,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         return run_command(run, argv)
-    except Stopped as stopped:
+    except StopRequested as stopped:
         print(f"# stopped by {stopped.signal}; the same command goes on", file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:

@@ -15,10 +15,10 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from src.errors import UserError
-from src.training.stop import Stopped, StopSignals
+from src.training.stop import StopRequested, StopSignals
 
 
-class LostProcess(Stopped):
+class LostProcess(StopRequested):
     """Another process of the run is gone, or does not answer."""
 
     def __init__(self):
@@ -203,9 +203,9 @@ class AgreedStopSignals(StopSignals):
     agreed = None
 
     def check(self):
-        """Stopped, if a signal has come to a process."""
+        """StopRequested, if a signal has come to a process."""
         if self.agreed is not None:
-            raise Stopped(self.agreed)
+            raise StopRequested(self.agreed)
 
 
 @contextmanager

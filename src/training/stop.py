@@ -9,7 +9,7 @@ EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a ter
 }
 
 
-class Stopped(SystemExit):
+class StopRequested(SystemExit):
     """A run was asked to stop, and has. `code` is what its process exits with, `where` how far it had come."""
 
     where = ""
@@ -42,16 +42,16 @@ class StopSignals:
             os.write(2, b"# stopping after this step; a second signal stops at once\n")
 
     def check(self):
-        """Stopped, if a signal has come."""
+        """StopRequested, if a signal has come."""
         if self.received is not None:
-            raise Stopped(self.received)
+            raise StopRequested(self.received)
 
 
 @contextmanager
 def interrupted_by_signals():
-    """Stopped is raised wherever the process is when a signal comes, as KeyboardInterrupt is for Ctrl-C."""
+    """StopRequested is raised wherever the process is when a signal comes, as KeyboardInterrupt is for Ctrl-C."""
     def interrupt(number, frame):
-        raise Stopped(number)
+        raise StopRequested(number)
     handlers = handle_with(interrupt)
     try:
         yield

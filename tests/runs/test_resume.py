@@ -21,7 +21,7 @@ from src import files as atomic
 from src.lock import FolderLock
 from src.runs.log import TrainingLog
 from src.runs.run_folder import RunFolder
-from src.training.stop import Stopped
+from src.training.stop import StopRequested
 from tests.data_files import give_data, make_splits, write_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_a_signal_writes_a_checkpoint_and_names_what_goes_on(folder, whole, monk
 def test_a_stop_in_the_first_epoch_and_a_death_before_its_checkpoint(folder, whole, monkeypatch):
     """The line of the first epoch is there, and the checkpoint does not know it."""
     def stop(log, *batch):
-        raise Stopped(signal.SIGTERM)
+        raise StopRequested(signal.SIGTERM)
 
     def die(*arguments):
         raise OSError("died")
