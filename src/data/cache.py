@@ -25,7 +25,7 @@ from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.data.safe_pickle import RefusedPickle, load_arrays
 from src.data.training_arrays import ConvertedSplit, convert, in_folder, in_memory, mapped
 from src.errors import UserError, printable
-from src.lock import wait_for
+from src.files import wait_for
 
 FORMAT = 1  # of the manifest and of what the arrays mean
 HOME_FOLDER = "pmr-mult"  # under ~/.cache
@@ -123,10 +123,9 @@ def locked(folder, path):
     with contextlib.ExitStack() as stack:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((folder / "lock").open("a"))
-            wait_for(lock, f"another process that converts {printable(path)}")
-            if os.path.exists(lock.name) and os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name)):
-                break  # else its last holder has taken the folder away
+            with contextlib.suppress(FileNotFoundError):  # the last holder has removed the folder: make it again
+                stack.enter_context(wait_for(folder / "lock", f"another process that converts {printable(path)}"))
+                break
         try:
             yield
         finally:

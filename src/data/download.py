@@ -10,8 +10,7 @@ A file that is there is left as it is. What was interrupted goes on where it sto
 
 import argparse
 import hashlib
-import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +19,7 @@ from src.data.progress import note
 from src.data.sources import Facts, Source, SourceError, read_sources
 from src.dataset import KNOWN, find_spec
 from src.errors import Parser, UserError, run_command
-from src.lock import wait_for
+from src.files import wait_for
 
 ALIGNMENTS = {"both": (True, False), "aligned": (True,), "unaligned": (False,)}
 
@@ -79,13 +78,12 @@ def only_one_in(folder):
     """Make a folder and keep other downloads out of it in the block; UserError where the disk fails the block."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-        try:
+        lock = folder / ".download.lock"
+        with ExitStack() as stack:
             with suppress(OSError):  # some network file systems have no locks: nothing keeps downloads apart there
-                wait_for(lock, f"another download into {folder}")
+                stack.enter_context(wait_for(lock, f"another download into {folder}"))
+                stack.callback(lock.unlink, missing_ok=True)
             yield
-        finally:
-            os.close(lock)
     except OSError as error:
         raise UserError(f"{error.filename or folder} cannot be used: {error.strerror}") from error
 

@@ -101,8 +101,8 @@ def run_on_node(checkout, folder, flags, log):
             raise FileNotFoundError(f"{path} is not on node {os.uname().nodename}: every node needs the checkout and "
                                     "the folder of the results at the same path, shared")
     sys.path.insert(0, checkout)
+    from src.files import BUSY  # noqa: PLC0415, not to be found before
     from src.grid.run_process import last_lines, start_process  # noqa: PLC0415
-    from src.lock import BUSY  # noqa: PLC0415, not to be found before
 
     os.chdir(folder)
     environment = {**os.environ, "OMP_NUM_THREADS": str(CPUS_PER_RUN)}

@@ -27,8 +27,7 @@ import torch
 from tqdm import tqdm
 
 from src.errors import UserError, printable
-from src.files import keep, write_whole
-from src.lock import FolderLock
+from src.files import FolderLock, keep, write_whole
 from src.runs.result import check_result
 
 FORMAT = 1  # of config.json, checkpoint.pt, last.pt and result.json

@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib
 from tqdm import tqdm
 
-from src.lock import alone_in
+from src.files import alone_in
 from src.presets import search_cost, write_preset
 from src.report.drawing import STYLE
 from src.report.plots import save

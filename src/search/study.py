@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from src.errors import UserError, printable
-from src.lock import FolderLock, alone_in
+from src.files import FolderLock, alone_in
 from src.report.collect import difference_of_settings
 from src.search.space import draw
 

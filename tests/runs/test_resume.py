@@ -18,7 +18,7 @@ import torch
 
 from main import main
 from src import files as atomic
-from src.lock import FolderLock
+from src.files import FolderLock
 from src.runs.log import TrainingLog
 from src.runs.run_folder import RunFolder
 from src.training.stop import StopRequested

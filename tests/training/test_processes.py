@@ -22,7 +22,7 @@ from modules.cpu_library import library
 from src.ablations import ABLATIONS
 from src.dataset import Split, find_spec, load_dataset
 from src.errors import UserError
-from src.lock import FolderLock
+from src.files import FolderLock
 from src.runs.run_folder import load_last
 from src.settings import Settings, parse_flags, resolve
 from src.tasks import SentimentRegression
