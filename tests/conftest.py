@@ -1,16 +1,37 @@
-"""The models of the tests are tiny: one thread each, here and in the processes that tests start. No test waits for the
-disk, and none leaves anything in a user's home: what belongs there goes into a folder that is gone at the end.
+"""What every test has in common.
+
+The models of the tests are tiny: each process uses one thread. No test waits for the disk. No test leaves anything in a
+user's home: a temporary folder takes the place of the cache folder, the same one for all workers of pytest-xdist, so
+that the CPU kernels are compiled once.
 """
 
 import atexit
 import os
 import tempfile
 
+import pytest
 import torch
 
+QUICK = (  # files of fast tests, some for each room
+    "data/test_archive.py", "data/test_batches.py", "data/test_demo.py", "data/test_formats.py",
+    "grid/test_estimate.py", "modules/test_golden.py", "modules/test_trimming.py", "report/test_permutation.py",
+    "report/test_tables.py", "tools/test_inspect.py", "training/test_train.py", "test_metrics.py", "test_settings.py",
+)
+
 os.environ["OMP_NUM_THREADS"] = "1"
-_home = tempfile.TemporaryDirectory()
-os.environ["XDG_CACHE_HOME"] = _home.name
-atexit.register(_home.cleanup)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _home = tempfile.TemporaryDirectory()
+    os.environ["XDG_CACHE_HOME"] = _home.name
+    atexit.register(_home.cleanup)
 os.fsync = lambda descriptor: None
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that share a module's fixture on one worker, so that it is made once, and mark the quick ones."""
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs
+        if any(definitions[-1].scope == "module" for definitions in fixtures.values()):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if item.nodeid.partition("::")[0].removeprefix("tests/") in QUICK:
+            item.add_marker(pytest.mark.quick)
