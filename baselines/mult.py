@@ -13,6 +13,7 @@ from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.side_by_side import side_by_side
 from modules.transformer import TransformerEncoder
 from modules.trimming import keep
+from src.options import Option
 
 MIN_MEMORY_LAYERS = 3
 LAST = (-1,)
@@ -33,6 +34,16 @@ class MulT(MultimodalModel):
     """
 
     source_feed_forward = False
+    options = (
+        Option("attn_mask", switches={
+            "--no_attn_mask --attn_mask": (False, "switch the causal mask OFF, as the original's --attn_mask does; "
+                                                  "without this flag it is on"),
+        }),
+        Option("only", switches={
+            f"--{target[0]}only": (f"{target[0]}only", f"keep the crossmodal fusion into {target} alone")
+            for target in ("language", "audio", "vision")
+        }),
+    )
 
     def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, attn_mask=True, only=None,
                  kernel_sizes=(1, 1, 1), attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0,

@@ -2,8 +2,9 @@
 
 from contextlib import contextmanager
 from functools import partial
-from inspect import Parameter, signature
+from inspect import signature
 from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,9 +17,39 @@ from modules.position_embedding import PositionEmbedding
 from modules.side_by_side import OneByOne
 from modules.transformer import TransformerEncoder
 from modules.trimming import joined, keep
+from src.errors import UserError
+from src.options import MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
+
+if TYPE_CHECKING:
+    from src.dataset import Dataset
+    from src.settings import Settings
 
 HUB_ORDER = ("l", "v", "a")  # the paper's Z_C = [Z_L, Z_V, Z_A]
 POOLS = ("last", "mean")
+OPTIONS = (  # none of PMR's hyper-parameters are public, so every range is our choice
+    Option("modalities", "modalities that take part, e.g. la or v"),
+    Option("message_update", "how the hub is renewed: attention, mean or none"),
+    Option("dynamic_filter", switches={"--no_dynamic_filter": (False, "fix the gate G at 1/2")}),
+    Option("residual", search=Choices((True, False), OUR_CHOICE), switches={
+        "--no_residual": (False, "the literal reinforcement unit, no residual around its branches"),
+    }),
+    Option("message_form", "weights of the message attention: lowrank or full"),
+    Option("message_dim", "width k of the message score", count(1), search=Choices((4, 8, 16, 32), OUR_CHOICE)),
+    Option("message_rank", "rank r of lowrank message weights", count(1), search=Choices((1, 2, 4), OUR_CHOICE)),
+    Option("readout_layers", "layers of the last encoder", count(1, MOST_LAYERS), search=Range(1, 3, OUR_CHOICE)),
+    Option("pool", "what is read of each segment: last (step) or mean", search=Choices(POOLS, OUR_CHOICE)),
+)
+ABLATIONS = {
+    "mean_update": ("message update by averaging", ("--message_update", "mean")),
+    "no_update": ("messages of low-level features only", ("--message_update", "none")),
+    "no_filter": ("no dynamic filter, G = 1/2", ("--no_dynamic_filter",)),
+    "only_l": ("language only", ("--modalities", "l")),
+    "only_a": ("audio only", ("--modalities", "a")),
+    "only_v": ("vision only", ("--modalities", "v")),
+    "only_la": ("language and audio", ("--modalities", "la")),
+    "only_lv": ("language and vision", ("--modalities", "lv")),
+    "only_av": ("audio and vision", ("--modalities", "av")),
+}
 
 
 class PMR(MultimodalModel):
@@ -40,6 +71,8 @@ class PMR(MultimodalModel):
         mask_padding    hide padding from every attention
         trim_padding    then cut the front padding that a batch shares: the same results, sooner
     """
+
+    options, ablations = OPTIONS, ABLATIONS
 
     def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, kernel_sizes=(1, 1, 1),
                  attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0, embed_dropout=0.0,
@@ -164,12 +197,10 @@ def mean_of_real_steps(x, padding):
     return (x * real).sum(dim=1) / real.sum(dim=1)
 
 
-MODELS = {"PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL}
-
-COMMON_DEFAULTS = {"attn_mask": True, "only": None}  # what a model without such an option may still be told
+MODELS = {"PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL}  # to add a model: its own file, and its class here
 
 
-def find_model(name):
+def find_model(name: str) -> str:
     """The registry's spelling of a model's name given in any case."""
     for known in MODELS:
         if known.lower() == str(name).strip().lower():
@@ -177,30 +208,52 @@ def find_model(name):
     raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
 
 
-def model_options(name):
-    """The optional arguments of a model and their defaults."""
-    parameters = signature(MODELS[find_model(name)]).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+def arguments_of(name: str) -> dict[str, Any]:
+    """The arguments of a model's class and their defaults, Signature.empty where there is none."""
+    return {p.name: p.default for p in signature(MODELS[find_model(name)]).parameters.values()}
 
 
-def build_model(name, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, **options):
+def options_of(name: str) -> dict[str, Option]:
+    """The options of its own that a model declares, by name."""
+    return {option.name: option for option in getattr(MODELS[find_model(name)], "options", ())}
+
+
+def ablations_of(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The ablations of a model: {name: (title, flags)}."""
+    return getattr(MODELS[find_model(name)], "ablations", {})
+
+
+def owners_of(argument: str) -> list[str]:
+    """The models whose class has an argument."""
+    return [name for name in MODELS if argument in arguments_of(name)]
+
+
+def check_used(name: str, options: dict[str, Any]) -> None:
+    """ValueError where a model has no use for one of some options."""
+    for option, value in options.items():
+        if option not in arguments_of(name):
+            owners = owners_of(option)
+            of_others = f" (an option of {', '.join(owners)})" if owners else ""
+            raise ValueError(f"{name} has no use for {option}={value!r}{of_others}")
+
+
+def build_model(name: str, **arguments: Any) -> nn.Module:
     """Build a model of the registry, initialised from torch's global generator.
 
-    The three dimensions, lengths and kernel sizes are (language, audio, vision). `options` are the optional
-    arguments of the model's class; one that the class does not have is an error, not ignored. ValueError says what
-    is wrong with a name, an option or a value.
+    `arguments` are those of the model's class. Every class takes `input_dims` and `input_lens`, each (language, audio,
+    vision), and `output_dim`. ValueError says what is wrong with a name, an argument or a value; an argument that the
+    class does not have is an error, not ignored.
     """
     name = find_model(name)
-    accepted = model_options(name)
-    for option, value in list(options.items()):
-        if option in accepted:
-            continue
-        if option not in COMMON_DEFAULTS or value != COMMON_DEFAULTS[option]:
-            users = [model for model in MODELS if option in model_options(model)]
-            of_others = f" (an option of {', '.join(users)})" if users else ""
-            raise ValueError(f"{name} has no use for {option}={value!r}{of_others}")
-        del options[option]
-    return MODELS[name](
-        input_dims=input_dims, input_lens=input_lens, output_dim=output_dim, embed_dim=embed_dim,
-        num_heads=num_heads, layers=layers, **options,
-    )
+    check_used(name, arguments)
+    return MODELS[name](**arguments)
+
+
+def build(settings: "Settings", dataset: "Dataset") -> nn.Module:
+    """The model of the settings for a data set, initialised from the seed; UserError where the two do not fit."""
+    torch.manual_seed(settings.seed)
+    sizes = {"input_dims": dataset.input_dims, "input_lens": dataset.input_lens, "output_dim": dataset.task.output_dim}
+    try:
+        return build_model(settings.model, **sizes, **settings.model_arguments())
+    except ValueError as error:
+        raise UserError(str(error)) from error

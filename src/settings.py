@@ -1,4 +1,4 @@
-"""What a user asks for, joined with the preset of the data set into one frozen record.
+"""The settings of a run: flags and a preset, joined into one frozen record.
 
 A value comes from a flag, else from the preset, else from the stock default. Presets: `paper` is the row of the data
 set in MulT's Table 5, the default for a known data set; `stock` is the original's command-line defaults, the default
@@ -7,72 +7,54 @@ preset can also be the file of a search for better ones (src/presets.py).
 """
 
 import argparse
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from src.dataset import DatasetSpec, find_spec
+from src.dataset import Dataset, DatasetSpec, find_spec
 from src.errors import Parser, UserError, printable
-from src.models import MODELS, build_model, find_model, model_options
+from src.models import MODELS, arguments_of, check_used, find_model, options_of, owners_of
+from src.options import MOST_LAYERS, Option, count, is_kind, positive, probability
 from src.presets import read_preset, search_cost
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
 DATA_DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float64")
-MOST_LAYERS = 1000
-NEEDS = {"trim_padding": "mask_padding", "sort_batches": "trim_padding"}  # flags that are nothing by themselves
+NEEDS = {"trim_padding": "mask_padding", "sort_batches": "trim_padding"}  # flags without effect by themselves
+ARGUMENTS = {"nlevels": "layers", **dict.fromkeys(("kernel_l", "kernel_a", "kernel_v"), "kernel_sizes")}  # of models
 
 
-def count(minimum, maximum=2**32 - 1):
-    """An argparse type: a whole number from minimum to maximum."""
-    def whole_number(text):
-        if not minimum <= int(text) <= maximum:
-            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be from {minimum} to {maximum}")
-        return int(text)
-    return whole_number
-
-
-def folder_name(text):
-    """An argparse type: what can be part of a folder's name."""
+def folder_name(text: str) -> str:
+    """An argparse type: a text that can be part of a folder's name."""
     if Path(text).name != text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} cannot be part of a folder's name; leave out slashes")
     return text
 
 
-def probability(text):
-    """An argparse type: a dropout rate."""
-    if not 0 <= float(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a dropout rate; it must be 0 or more and below 1")
-    return float(text)
-
-
-def positive(text):
-    """An argparse type: a finite number above 0."""
-    if not 0 < float(text) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return float(text)
-
-
-def flag(group, default, help, **argparse_options):
-    """A field of Settings and its command-line flag, --{field} unless `names` says otherwise."""
+def flag(group: str, default: Any, help: str, **argparse_options: Any) -> Any:
+    """A field of Settings and its command-line flag, --{field}."""
     return field(default=default, metadata={"group": group, "help": help, **argparse_options})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides a run. Defaults are the original's where it has the flag."""
+    """Everything that decides a run. Defaults are the original's where it has the flag.
 
-    model: str = flag("task", "MulT", "PMR, MulT or MulT-FFL, in any case")
+    `options` are those that the model declares itself (src/options.py), by name.
+    """
+
+    model: str = flag("task", "MulT", "%(models)s, in any case")
     dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, sims, demo, or NAME of "
                         "NAME_data.pkl")
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
     data_path: str = flag("task", "data", "folder of the data files, or the file itself")
     preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock; or a FILE "
                               "of python -m src tune")
-    search: str | None = field(default=None)  # what it took to find the settings of a preset's file
-    only: str | None = field(default=None)  # of the flags --lonly, --aonly, --vonly
+    search: str | None = field(default=None)  # the cost of finding the settings of a preset's file
 
     attn_dropout: float = flag("dropout", 0.1, "attention to language, and self-attention", type=probability)
     attn_dropout_a: float = flag("dropout", 0.0, "attention to audio", type=probability)
@@ -88,26 +70,13 @@ class Settings:
     kernel_l: int = flag("architecture", 1, "steps that the projection of language spans", type=count(1))
     kernel_a: int = flag("architecture", 1, "steps that the projection of audio spans", type=count(1))
     kernel_v: int = flag("architecture", 1, "steps that the projection of vision spans", type=count(1))
-    attn_mask: bool = flag("architecture", True, "switch the causal mask of MulT OFF, as the original's --attn_mask "
-                           "does; without this flag it is on. PMR has none",
-                           names=("--no_attn_mask", "--attn_mask"), action="store_false")
     mask_padding: bool = flag("architecture", False, "hide padding from attention; the original does not",
                               action="store_true")
-    trim_padding: bool = flag("architecture", False, "cut the front padding that a batch shares: the same results, "
+
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+    trim_padding: bool = flag("training", False, "cut the front padding that a batch shares: the same results, "
                               "sooner; with --mask_padding", action="store_true")
-
-    modalities: str | None = flag("PMR", None, "modalities that take part, e.g. la or v")
-    message_update: str | None = flag("PMR", None, "how the hub is renewed: attention, mean or none")
-    dynamic_filter: bool | None = flag("PMR", None, "fix the gate G at 1/2",
-                                       names=("--no_dynamic_filter",), action="store_false")
-    residual: bool | None = flag("PMR", None, "the literal reinforcement unit, no residual around its branches",
-                                 names=("--no_residual",), action="store_false")
-    message_form: str | None = flag("PMR", None, "weights of the message attention: lowrank or full")
-    message_dim: int | None = flag("PMR", None, "width k of the message score", type=count(1))
-    message_rank: int | None = flag("PMR", None, "rank r of lowrank message weights", type=count(1))
-    readout_layers: int | None = flag("PMR", None, "layers of the last encoder", type=count(1, MOST_LAYERS))
-    pool: str | None = flag("PMR", None, "what is read of each segment: last (step) or mean")
-
     batch_size: int = flag("training", 24, "samples a step", type=count(1))
     sort_batches: bool = flag("training", False, "train on batches of samples of like length, in a random order; with "
                               "--trim_padding", action="store_true")
@@ -140,23 +109,35 @@ class Settings:
 
     @property
     def spec(self) -> DatasetSpec:
-        """What is known of the data set."""
+        """The known facts about the data set."""
         return find_spec(self.dataset)
 
     @property
-    def run_path(self):
+    def run_path(self) -> Path:
         """results/<dataset>/<aligned|unaligned>/<model>[-<name>]/seed<k>"""
         alignment = "aligned" if self.aligned else "unaligned"
         model = self.model + (f"-{self.name}" if self.name else "")
         return Path(self.results_dir) / self.dataset / alignment / model / f"seed{self.seed}"
 
-    def recorded(self):
-        """The settings by name, without the options of other models, and `search` only where there was one."""
-        left_out = set().union(*map(model_options, MODELS)) - set(model_options(self.model))
-        left_out |= set() if self.search else {"search"}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+    def recorded(self) -> dict[str, Any]:
+        """The settings by name, those of other models left out, and `search` where there was none."""
+        left_out = unused(self.model) | ({"search"} if not self.search else set())
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        at = list(values).index("options")
+        return dict([*list(values.items())[:at], *values["options"].items(), *list(values.items())[at + 1:]])
 
-    def training(self):
+    def changed(self, values: Mapping[str, Any]) -> "Settings":
+        """These settings with other values, those of the model's own options among them."""
+        own = {name: value for name, value in values.items() if name in self.options}
+        return replace(self, options=self.options | own, **{n: v for n, v in values.items() if n not in own})
+
+    def model_arguments(self) -> dict[str, Any]:
+        """The arguments of the model's class that settings decide."""
+        own = {ARGUMENTS.get(f.name, f.name): getattr(self, f.name) for f in fields(self)} | self.options
+        own["kernel_sizes"] = (self.kernel_l, self.kernel_a, self.kernel_v)
+        return {name: own[name] for name in arguments_of(self.model) if name in own}
+
+    def training(self) -> dict[str, Any]:
         """The settings that `fit` takes."""
         names = (
             "optim", "lr", "num_epochs", "when", "early_stop", "batch_size", "batch_chunk", "clip", "seed",
@@ -164,78 +145,103 @@ class Settings:
         )
         return {name: getattr(self, name) for name in names}
 
-    def check_batches(self, dataset):
+    def check_batches(self, dataset: Dataset) -> None:
         """UserError where a batch is larger than the training data."""
         if self.batch_size > (samples := len(dataset.splits["train"])):
             raise UserError(
                 f"--batch_size {self.batch_size} is more than the {samples} training samples; give {samples} or less"
             )
 
-    def build_model(self, dataset):
-        """The model for a data set, initialised from the seed; UserError where settings and data do not fit."""
-        torch.manual_seed(self.seed)
-        dropouts = [f.name for f in fields(self) if f.metadata.get("group") == "dropout"]
-        shared = (*dropouts, "attn_mask", "only", "mask_padding", "trim_padding")
-        options = {name: getattr(self, name) for name in shared}
-        own = {name: getattr(self, name) for name in OWN_OPTIONS if getattr(self, name) is not None}
-        try:
-            return build_model(
-                self.model, input_dims=dataset.input_dims, input_lens=dataset.input_lens,
-                output_dim=dataset.task.output_dim, embed_dim=self.embed_dim, num_heads=self.num_heads,
-                layers=self.nlevels, kernel_sizes=(self.kernel_l, self.kernel_a, self.kernel_v), **options, **own,
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
+
+def unused(model: str) -> set[str]:
+    """The fields of Settings that only other models use."""
+    taken = set(arguments_of(model))
+    names = {f.name: ARGUMENTS.get(f.name, f.name) for f in fields(Settings)}
+    return {name for name, argument in names.items() if argument not in taken and owners_of(argument)}
 
 
-OWN_OPTIONS = tuple(f.name for f in fields(Settings) if f.metadata.get("group") == "PMR")
-
-
-def make_parser():
+def make_parser() -> Parser:
     """The command line of main.py. Only flags that are given appear in what it parses."""
+    models = " or ".join(filter(None, (", ".join(list(MODELS)[:-1]), list(MODELS)[-1])))
     parser = Parser(
         prog="python main.py", allow_abbrev=False, argument_default=argparse.SUPPRESS,
-        description="Train and evaluate PMR, MulT or MulT-FFL on unaligned or aligned multimodal sequences.",
+        description=f"Train and evaluate {models} on unaligned or aligned multimodal sequences.",
     )
-    groups = {}
-    for f in fields(Settings):
-        options = dict(f.metadata)
-        if not options:
+    flags = (f for f in fields(Settings) if f.metadata or f.name == "options")
+    for title, members in groupby(flags, lambda f: f.metadata.get("group")):
+        if title is None:
+            add_model_options(parser)
             continue
-        title, names = options.pop("group"), options.pop("names", (f"--{f.name}",))
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        if "action" not in options and f.default is not None:
-            options["help"] += f" (stock: {f.default})"
-        groups[title].add_argument(*names, dest=f.name, **options)
-    for only, target in (("lonly", "language"), ("aonly", "audio"), ("vonly", "vision")):
-        groups["task"].add_argument(f"--{only}", action="append_const", dest="only", const=only,
-                                    help=f"MulT: keep the crossmodal fusion into {target} alone")
-    groups["run"].add_argument("--no_cuda", action="store_true", help="the same as --device cpu")
-    groups["run"].add_argument("--download", action="store_true", help="first fetch the data file if it is missing")
-    groups["run"].add_argument("--resume", action="store_true",
-                               help="go on where this run was cut short; one that is finished is left as it is")
-    groups["run"].add_argument("--eval", metavar="DIR", help="evaluate the finished run of this folder again")
-    groups["run"].add_argument("--repeat", metavar="DIR",
-                               help="train the finished run of this folder again, in DIR.repeat, and compare")
+        group = parser.add_argument_group(title)
+        for f in members:
+            options = {name: value for name, value in f.metadata.items() if name != "group"}
+            stock = f" (stock: {f.default})" if "action" not in options and f.default is not None else ""
+            options["help"] = options["help"].replace("%(models)s", models) + stock
+            group.add_argument(f"--{f.name}", **options)
+    group.add_argument("--no_cuda", action="store_true", help="the same as --device cpu")
+    group.add_argument("--download", action="store_true", help="first fetch the data file if it is missing")
+    group.add_argument("--resume", action="store_true",
+                       help="resume this run where it was cut short; a finished run is left as it is")
+    group.add_argument("--eval", metavar="DIR", help="evaluate the finished run of this folder again")
+    group.add_argument("--repeat", metavar="DIR",
+                       help="train the finished run of this folder again, in DIR.repeat, and compare")
     return parser
 
 
-def parse_flags(argv):
+def declared_options() -> dict[str, dict[str, Option]]:
+    """{name of an option: {model: its declaration}}, since several models may have an option of one name."""
+    declared: dict[str, dict[str, Option]] = {}
+    for model in MODELS:
+        for name, option in options_of(model).items():
+            declared.setdefault(name, {})[model] = option
+    return declared
+
+
+def add_model_options(parser: Parser) -> None:
+    """Add the flags of the models' own options, in a group for each set of models that share them."""
+    for title, members in groupby(declared_options().items(), lambda item: ", ".join(item[1])):
+        group = parser.add_argument_group(title)
+        for name, by_model in members:
+            switches = {names: switch for option in by_model.values() for names, switch in option.switches.items()}
+            for names, (value, text) in switches.items():
+                group.add_argument(*names.split(), dest=name, action="append_const", const=(names.split()[0], value),
+                                   help=text)
+            if not switches:
+                texts = {m: f"{option.help} (default: {arguments_of(m)[name]})" for m, option in by_model.items()}
+                if len(set(texts.values())) > 1:
+                    texts = {model: f"{model}: {text}" for model, text in texts.items()}
+                types = [option.type for option in by_model.values()]
+                group.add_argument(f"--{name}", type=taken_by_any(types), help="; ".join(dict.fromkeys(texts.values())))
+
+
+def taken_by_any(types: list[Callable[[str], Any]]) -> Callable[[str], Any]:
+    """An argparse type: a value that one of some types takes, by the first that does."""
+    def convert(text: str) -> Any:
+        for convert_one in types[:-1]:
+            with suppress(ValueError, argparse.ArgumentTypeError):
+                return convert_one(text)
+        return types[-1](text)
+    convert.__name__ = types[-1].__name__
+    return convert
+
+
+def parse_flags(argv: Iterable[str]) -> dict[str, Any]:
     """The flags given on a command line, by name; UserError where they are wrong or contradict each other."""
-    flags = vars(make_parser().parse_args(argv))
-    if "only" in flags:
-        if len(set(flags["only"])) > 1:
-            raise UserError(f"--{' and --'.join(flags['only'])} exclude each other; give one of them")
-        flags["only"] = flags["only"][0]
+    flags = vars(make_parser().parse_args(list(argv)))
+    for name in set(flags) & set(declared_options()):
+        if isinstance(given := flags[name], list):
+            if len({value for _, value in given}) > 1:
+                raise UserError(f"{' and '.join(switch for switch, _ in given)} exclude each other; give one of them")
+            flags[name] = given[0][1]
     if flags.pop("no_cuda", False) and flags.setdefault("device", "cpu") != "cpu":
         raise UserError(f"--no_cuda contradicts --device {flags['device']}; leave one of them out")
     return flags
 
 
-def resolve(flags):
+def resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
     """Settings of the flags given, and {name: where its value came from}."""
-    if others := set(flags) - {f.name for f in fields(Settings)}:
+    shared = {f.name: f.default for f in fields(Settings) if f.name != "options"}
+    if others := set(flags) - set(shared) - set(declared_options()):
         raise UserError(f"--{', --'.join(sorted(others))} cannot be given here: it is no setting of a run")
     spec = find_spec(flags.get("dataset", Settings.dataset))
     try:
@@ -245,9 +251,8 @@ def resolve(flags):
     preset = flags.get("preset") or ("paper" if spec.paper else "stock")
     if preset == "paper" and not spec.paper:
         raise UserError(f"--preset paper: MulT's Table 5 has no row for {spec.name!r}; use --preset stock")
-    values = {f.name: (f.default, "stock default") for f in fields(Settings)}
-    own = {name: default for name, default in model_options(model).items() if name in OWN_OPTIONS}
-    values |= {name: (default, f"default of {model}") for name, default in own.items()}
+    values = {name: (default, "stock default") for name, default in shared.items()}
+    values |= {name: (arguments_of(model)[name], f"default of {model}") for name in options_of(model)}
     if preset == "paper":
         values |= {name: (value, spec.paper_source) for name, value in spec.paper.items()}
     if preset not in PRESETS:
@@ -255,16 +260,20 @@ def resolve(flags):
     values |= {name: (value, "flag") for name, value in flags.items()}
     values |= {"model": (model, values["model"][1]), "dataset": (spec.name, values["dataset"][1]),
                "preset": (preset, "flag" if "preset" in flags else "default of the data set")}
-    settings = Settings(**{name: value for name, (value, _) in values.items()})
+    try:
+        given = {ARGUMENTS.get(name, name): value for name, value in flags.items()}
+        check_used(model, {name: value for name, value in given.items() if owners_of(name)})
+        settings = make_settings({name: value for name, (value, _) in values.items()})
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        raise UserError(str(error)) from error
     for name, needed in NEEDS.items():
         if getattr(settings, name) and not getattr(settings, needed):
             raise UserError(f"--{name} works only with --{needed}; add that")
     return settings, {name: values[name][1] for name in settings.recorded()}
 
 
-def preset_of_file(path, model):
-    """{name: value} of the settings in a file that was found for a model; UserError, naming the file, where it was not.
-    """
+def preset_of_file(path: str, model: str) -> dict[str, Any]:
+    """{name: value} of a file's settings; UserError, naming the file, where they were not found for the model."""
     preset = read_preset(path)
     if preset["model"] != model:
         raise UserError(f"--preset {path} was found for {printable(preset['model'])}: give that --model, or {model} "
@@ -275,38 +284,47 @@ def preset_of_file(path, model):
     return {**preset["settings"], "search": search_cost(preset)}
 
 
-def presettable(model):
-    """The settings that a preset of a model may hold: those that decide what is trained, and how."""
-    groups = {f.name: f.metadata.get("group") for f in fields(Settings)}
-    return [
-        name for name in Settings(model=model).recorded()
-        if groups[name] in ("dropout", "architecture", "PMR", "training") and name not in ("seed", "init_from")
-    ]
+def presettable(model: str) -> list[str]:
+    """The settings that a preset of a model may hold: those that decide the model and its training."""
+    left_out = {*unused(model), "seed", "init_from"}
+    groups = ("dropout", "architecture", "training")
+    shared = [f.name for f in fields(Settings) if f.metadata.get("group") in groups and f.name not in left_out]
+    return [*shared, *options_of(model)]
 
 
-def read_settings(record, where):
+def read_settings(record: Mapping[str, Any], where: str) -> Settings:
     """The Settings that `recorded` gave, from a file; UserError, naming it, where no flags give such."""
-    known = {f.name: f for f in fields(Settings)}
     try:
-        for name, value in record.items():
-            if name not in known:
-                raise ValueError(f"there is no setting {name}")
-            check_setting(known[name], value)
-        if record["model"] not in MODELS:
-            raise ValueError(f"there is no model {record['model']}")
-        return Settings(**record)
+        return make_settings(record)
     except (ValueError, TypeError, KeyError, AttributeError, argparse.ArgumentTypeError) as error:
         raise UserError(
             f"{where} is damaged or was written by another version of this code: {printable(error)}"
         ) from error
 
 
-def check_setting(setting, value):
-    """ValueError, or what its flag raises, where a value is not one for a field of Settings."""
-    allowed = setting.type if setting.type is not float else int | float
-    if not isinstance(value, allowed) or (isinstance(value, bool) and setting.type not in (bool, bool | None)):
-        raise ValueError(f"{setting.name} is {value!r}")
-    if value is not None and "type" in setting.metadata:
-        setting.metadata["type"](str(value))
-    if value not in setting.metadata.get("choices", (value,)) and value is not None:
-        raise ValueError(f"{setting.name} is {value!r}")
+def make_settings(values: Mapping[str, Any]) -> Settings:
+    """The Settings of values by name; an error, one of those that `read_settings` names, where a value is wrong."""
+    model, shared = values["model"], {f.name: f for f in fields(Settings) if f.name != "options"}
+    if model not in MODELS:
+        raise ValueError(f"there is no model {model}")
+    own = options_of(model)
+    for name, value in values.items():
+        if name in own:
+            own[name].check(value, arguments_of(model)[name])
+        elif name in shared:
+            check_value(name, value, shared[name].type, shared[name].metadata)
+        else:
+            raise ValueError(f"there is no setting {name}")
+    options = {name: values.get(name, arguments_of(model)[name]) for name in own}
+    return Settings(**{name: value for name, value in values.items() if name in shared}, options=options)
+
+
+def check_value(name: str, value: Any, kind: Any, argparse_options: Mapping[str, Any]) -> None:
+    """ValueError, or the error of its flag's type, where a shared setting cannot have a value."""
+    if not is_kind(value, kind):
+        raise ValueError(f"{name} is {value!r}")
+    if value is not None:
+        if "type" in argparse_options:
+            argparse_options["type"](str(value))
+        if value not in argparse_options.get("choices", (value,)):
+            raise ValueError(f"{name} is {value!r}")

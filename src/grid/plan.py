@@ -3,10 +3,10 @@
 import sys
 from dataclasses import dataclass
 
-from src.ablations import ABLATIONS
 from src.data.download import download
 from src.dataset import find_spec, missing_file_message
 from src.errors import UserError
+from src.models import MODELS, ablations_of
 from src.runs.resume import is_finished
 from src.settings import Settings, parse_flags, resolve
 
@@ -52,7 +52,8 @@ def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
                 continue
             variants = [("--model", model) for model in models]
             if ablations:
-                variants += [("--model", "PMR", "--name", name, *switch) for name, (_, switch) in ABLATIONS.items()]
+                variants += [("--model", model, "--name", name, *switch) for model in MODELS
+                             for name, (_, switch) in ablations_of(model).items()]
             for seed in seeds:
                 for variant in variants:
                     run_flags = (*flags, *variant, "--seed", str(seed))

@@ -163,7 +163,7 @@ def draw_learned(group, stem, trial, result, out, sample, data_path):
         yield save(draw_messages(title, alphas, model.modalities), out, f"{stem}_messages{suffix}")
     else:
         yield (f"# {group}, {trial}: no figure of messages, they are not weighted (message_update "
-               f"{settings.message_update}, modalities {settings.modalities})")
+               f"{settings.options['message_update']}, modalities {settings.options['modalities']})")
     index = 0 if sample is None else split.ids.index(sample)
     figure = draw_attention(title, split.ids[index], attention_to_hub(model, split, index), hub_segments(model))
     yield save(figure, out, f"{stem}_attention{suffix}")

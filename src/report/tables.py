@@ -13,15 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from src.ablations import ABLATIONS
 from src.errors import Parser, UserError, printable, run_command
+from src.models import MODELS, ablations_of
 from src.report.collect import collect
 from src.report.significance import EXCHANGES, holm, p_values
 from src.report.table_formats import write_table
 from src.runs.run_folder import read_arrays
 from src.tasks import LOWER_IS_BETTER, no_better_than, task_of_result
 
-MODEL_ROWS = ("MulT", "MulT-FFL", "PMR")
 COMPARED = ("MulT", "PMR")  # the arrow and the test of significance say whether the second beats the first
 PUBLISHED = Path(__file__).parents[2] / "baselines" / "published.json"
 SIGNIFICANT = 0.05
@@ -98,30 +97,36 @@ def published_cell(record, key):
 
 def build_table(group, models):
     """The comparison table of a Group: trivial baseline, published baselines, our models."""
-    published = published_rows(group)
-    runs = {name: models[name] for name in MODEL_ROWS if name in models}
+    published, names = published_rows(group), model_rows()
+    runs = {name: models[name] for name in names if name in models}
     first = next(iter(runs.values()))[0]
     rows = [
         Row(name, [], {key: published_cell(record, key) for key in task_of_result(first).columns.values()},
             record["source"])
-        for name, record in published.items() if name not in MODEL_ROWS
+        for name, record in published.items() if name not in names
     ]
-    for name in MODEL_ROWS:
+    for name in names:
         if name in runs or name in published:
             rows.append(model_row(name, runs.get(name, []), published.get(name), task_of_result(first)))
     seeds = compare_with_baseline(rows, runs, task_of_result(first)) if set(COMPARED) <= set(runs) else []
     return finish_table(group.stem, group.title, first, rows, [*protocol_notes(first, seeds), *search_notes(runs)])
 
 
-def build_ablation_table(group, models):
-    """The table of PMR and its ablations on a Group."""
-    titles = {"PMR": "PMR", **{f"PMR-{name}": title for name, (title, _) in ABLATIONS.items()}}
+def model_rows() -> list[str]:
+    """The models in the order of their rows: as registered, but PMR, which is compared, stands last."""
+    return sorted(MODELS, key=lambda name: name == COMPARED[1])
+
+
+def build_ablation_table(group, models, model):
+    """The table of a model and its ablations on a Group."""
+    titles = {model: model, **{f"{model}-{name}": title for name, (title, _) in ablations_of(model).items()}}
     runs = {name: models[name] for name in titles if name in models}
     first = next(iter(runs.values()))[0]
     rows = [model_row(titles[name], of_model, None, task_of_result(first)) for name, of_model in runs.items()]
-    title = f"{group.title}: PMR and its ablations"
+    title = f"{group.title}: {model} and its ablations"
     notes = [*protocol_notes(first, []), *search_notes(runs)]
-    return finish_table(f"{group.stem}_ablations", title, first, rows, notes)
+    of_model = "" if model == COMPARED[1] else f"_{model.lower()}"
+    return finish_table(f"{group.stem}{of_model}_ablations", title, first, rows, notes)
 
 
 def model_row(name, runs, published, task):
@@ -216,10 +221,11 @@ def write_tables(results_dir, out, ablations=False):
     groups, problems = collect(results_dir)
     tables = []
     for group, models in groups.items():
-        if set(MODEL_ROWS) & set(models):
+        if set(MODELS) & set(models):
             tables.append(build_table(group, models))
-        if ablations and any(name.startswith("PMR-") and name[4:] in ABLATIONS for name in models):
-            tables.append(build_ablation_table(group, models))
+        for model in MODELS if ablations else ():
+            if any(f"{model}-{name}" in models for name in ablations_of(model)):
+                tables.append(build_ablation_table(group, models, model))
     if not tables:
         reason = f" ({problems[0]})" if problems else ""
         raise UserError(f"{results_dir} holds no finished run to make a table of{reason}; train one first")

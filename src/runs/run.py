@@ -9,6 +9,7 @@ import torch
 from src.data.formats import SPLITS
 from src.dataset import Dataset, load_dataset
 from src.errors import UserError, printable
+from src.models import build
 from src.runs.log import TrainingLog, result_lines
 from src.runs.result import is_count, make_result
 from src.runs.resume import difference_of_runs, differences_of_environment, fingerprint, is_finished, unfinished
@@ -49,7 +50,7 @@ def prepare(settings, wanted=SPLITS, processes=ONE_PROCESS):
     with processes.local_first():
         dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir, wanted)
     with explained("the model does not fit; try a smaller --embed_dim or --nlevels"):
-        model = settings.build_model(dataset).to(device)
+        model = build(settings, dataset).to(device)
     if settings.init_from:
         initialise(model, settings.init_from)
     settings.check_batches(dataset)
@@ -182,7 +183,7 @@ def load_trained(folder, **changes):
     device = find_device(settings.device)
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     with explained(f"the model of {folder} does not fit on {device}"):
-        model = settings.build_model(dataset).to(device)
+        model = build(settings, dataset).to(device)
     try:
         model.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -66,7 +66,7 @@ class Search:
 
     def try_out(self, trial, stop):
         """Train a Trial's seeds and tell the study what came of it; returns that in words."""
-        settings = replace(self.settings, **trial.drawn)
+        settings = self.settings.changed(trial.drawn)
         sources = self.sources | dict.fromkeys(trial.drawn, f"trial {trial.number} of {self.folder}")
         losses = []
         try:
@@ -126,7 +126,7 @@ class Search:
         """The content of the preset's file."""
         best, settings = self.study.best(), self.settings
         trials = [trial for trial in self.study.trials() if trial.state.is_finished()]
-        chosen = replace(settings, **self.study.drawn(best)).recorded()
+        chosen = settings.changed(self.study.drawn(best)).recorded()
         return {
             "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned,
             "protocol": self.protocol,

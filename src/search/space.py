@@ -1,67 +1,19 @@
-"""What a search tries: for each setting its range, and whence that range is.
+"""The space of a search: for each setting its range, and the source of that range.
 
-A range is declared for every data set alike; where the settings that a search starts from lie outside, it is widened by
-their value, so that they can be the first trial. The width and its heads are drawn as a pair, since heads must divide
-the width.
+The ranges of shared settings stand here, and those of a model's own options with the model (src/models.py). A range is
+the same for every data set; where the settings that a search starts from lie outside, it is widened by their value, so
+that they can be the first trial. The width and its heads are drawn as a pair, since heads must divide the width.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from typing import Any
 
 from src.errors import UserError
+from src.models import options_of
+from src.options import OUR_CHOICE, TABLE_5, Choices, Range
+from src.settings import Settings, presettable
 
-TABLE_5 = "spans MulT's Table 5"
-OUR_CHOICE = "our choice"
 SEPARATOR = " x "
-
-
-@dataclass(frozen=True)
-class Choices:
-    """One of a few values."""
-
-    values: tuple
-    source: str
-
-    def including(self, value):
-        """These choices and one more."""
-        return self if value in self.values else replace(self, values=(*self.values, value))
-
-    def where(self, fits):
-        """Those of the choices for which `fits(value)`."""
-        return replace(self, values=tuple(filter(fits, self.values)))
-
-    def draw(self, trial, name):
-        """A value of an Optuna trial."""
-        return trial.suggest_categorical(name, self.values)
-
-    def __str__(self):
-        return ", ".join(map(str, self.values))
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number from `low` to `high`: a whole one, one of `step`, or one of a logarithmic scale."""
-
-    low: float
-    high: float
-    source: str
-    step: float | None = None
-    log: bool = False
-
-    def including(self, value):
-        """This range up or down to a value."""
-        return replace(self, low=min(self.low, value), high=max(self.high, value))
-
-    def draw(self, trial, name):
-        """A value of an Optuna trial."""
-        if isinstance(self.low, int):
-            return trial.suggest_int(name, self.low, self.high)
-        value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
-        return value if self.step is None else round(value, 6)  # 0.3, not 0.30000000000000004
-
-    def __str__(self):
-        return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step else "") + " (log)" * self.log
-
-
 WIDTH = ("embed_dim", "num_heads")  # drawn together, as "40 x 8"
 PAIR = SEPARATOR.join(WIDTH)
 DROPOUT = Range(0.0, 0.5, f"{TABLE_5} (.1 to .3) and MMSA's settings (0 to .5)", step=0.05)
@@ -87,48 +39,46 @@ SHARED = {
                 log=True),
     "clip": Choices((0.8, 1.0), TABLE_5),
 }
-OF_MODEL = {
-    "PMR": {  # none of its hyper-parameters are public
-        "message_dim": Choices((4, 8, 16, 32), OUR_CHOICE),
-        "message_rank": Choices((1, 2, 4), OUR_CHOICE),
-        "readout_layers": Range(1, 3, OUR_CHOICE),
-        "pool": Choices(("last", "mean"), OUR_CHOICE),
-        "residual": Choices((True, False), OUR_CHOICE),
-    },
-}
+
+Space = dict[str, Choices | Range]
 
 
-def search_space(settings, fixed, samples):
-    """{name: Choices or Range} of a search that starts from Settings, without the `fixed` names and without batches of
-    more than `samples`. UserError where nothing is left.
+def search_space(settings: Settings, fixed: Collection[str], samples: int) -> Space:
+    """The space of a search that starts from Settings, without the `fixed` names and without batches of more than
+    `samples`. UserError where nothing is left.
     """
+    own = {name: option.search for name, option in options_of(settings.model).items() if option.search}
+    declared, known = SHARED | own, set(presettable(settings.model))
+    fits = {
+        "batch_size": lambda size: size <= samples,
+        PAIR: lambda pair: all(getattr(settings, name) == value for name, value in split_pair(pair).items()
+                               if name in fixed),
+    }
     space = {}
-    declared = SHARED | OF_MODEL.get(settings.model, {})
-    declared["batch_size"] = declared["batch_size"].where(lambda size: size <= samples)
-    declared[PAIR] = declared[PAIR].where(lambda pair: all(
-        getattr(settings, name) == value for name, value in split_pair(pair).items() if name in fixed
-    ))
     for name, values in declared.items():
-        if not set(name.split(SEPARATOR)) <= set(fixed):
-            space[name] = values.including(start(settings, name))
+        parts = set(name.split(SEPARATOR))
+        if parts <= known and not parts <= set(fixed):
+            allowed = values.where(fits[name]) if name in fits else values
+            space[name] = allowed.including(start(settings, name))
     if not space:
         raise UserError("there is nothing to search: every setting of the search space is given by a flag")
     return space
 
 
-def split_pair(choice):
+def split_pair(choice: str) -> dict[str, int]:
     """'40 x 8' -> {"embed_dim": 40, "num_heads": 8}"""
     return dict(zip(WIDTH, map(int, choice.split(SEPARATOR)), strict=True))
 
 
-def start(settings, name):
+def start(settings: Settings, name: str) -> Any:
     """The value of Settings for a name of the space."""
-    values = [getattr(settings, part) for part in name.split(SEPARATOR)]
+    recorded = settings.recorded()
+    values = [recorded[part] for part in name.split(SEPARATOR)]
     return values[0] if len(values) == 1 else SEPARATOR.join(map(str, values))
 
 
-def draw(space, trial):
-    """{setting: value} of an Optuna trial, which gives a value that it was asked for before again."""
+def draw(space: Space, trial: Any) -> dict[str, Any]:
+    """{setting: value} of an Optuna trial, which gives the same value again for a name that it has drawn before."""
     drawn = {}
     for name, values in space.items():
         value = values.draw(trial, name)

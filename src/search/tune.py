@@ -15,7 +15,8 @@ import sys
 from tqdm import tqdm
 
 from src.errors import Parser, UserError, printable, run_command
-from src.settings import count, parse_flags
+from src.options import count
+from src.settings import parse_flags
 from src.training.stop import StopRequested
 
 SEEDS = (1111, 1112, 1113)  # our choice: the first of run_all.sh

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.dataset import check_splits, told_by_path
 from src.errors import Parser, UserError, printable, run_command
-from src.settings import count
+from src.options import count
 from src.tools.computational_sequence import SEGMENT_ID, open_sequence
 from src.tools.folds import read_folds
 

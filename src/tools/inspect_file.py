@@ -18,8 +18,8 @@ from src.data.safe_pickle import load_arrays
 from src.data.training_arrays import convert, to_front
 from src.dataset import DatasetSpec, check_owner, check_splits, find_spec, owner_of, told_by_path
 from src.errors import Parser, UserError, printable, run_command
+from src.options import count
 from src.report.drawing import STYLE, draw_streams
-from src.settings import count
 from src.tasks import task_of_labels
 
 SHOWN_IDS, SHOWN_LABELS = 3, 20

@@ -71,8 +71,8 @@ def test_ablations_get_folders_of_their_own():
     runs, _ = grid_plan.plan(["demo"], "aligned", ["PMR"], [1], (), ablations=True)
     assert len({run.settings.run_path for run in runs}) == len(runs) == 10
     by_name = {run.settings.name: run.settings for run in runs}
-    assert by_name["no_filter"].dynamic_filter is False
-    assert by_name["only_av"].modalities == "av"
+    assert by_name["no_filter"].options["dynamic_filter"] is False
+    assert by_name["only_av"].options["modalities"] == "av"
 
 
 def test_where_data_lies_is_not_another_setting():

@@ -170,10 +170,6 @@ def test_wrong_options_are_named(name, options, words):
     assert words in str(error.value)
 
 
-def test_common_options_may_be_spelled_out():
-    assert isinstance(small_model("PMR", attn_mask=True, only=None), MODELS["PMR"])
-
-
 def test_inputs_that_do_not_fit_are_named():
     text, audio, vision = small_inputs()
     with pytest.raises(ValueError, match="modality v has 5 features; the model takes 7"):

@@ -222,7 +222,7 @@ def test_every_draw_is_valid_and_so_are_the_settings_without_a_search(model, dat
     drawing = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     drawing.enqueue_trial({name: start(settings, name) for name in space})
     draws = [draw(space, drawing.ask()) for _ in range(20)]
-    assert draws[0] == {name: getattr(settings, name) for name in draws[0]}
+    assert draws[0] == {name: settings.recorded()[name] for name in draws[0]}
     for drawn in draws:
         assert set(drawn) <= set(presettable(model))
         assert drawn["embed_dim"] % drawn["num_heads"] == 0
@@ -286,7 +286,7 @@ def test_a_flag_wins_over_a_preset(folder):
     with changed_preset(folder):
         pass
     settings, sources = resolve(parse_flags([*RUN, "--preset", "preset.json", "--pool", "last"]))
-    assert (settings.lr, settings.pool) == (0.01, "last")
+    assert (settings.lr, settings.options["pool"]) == (0.01, "last")
     assert (sources["lr"], sources["pool"], sources["clip"]) == ("preset preset.json", "flag", "stock default")
     assert settings.recorded()["search"] == "3 trials x 1 seed on validation of mine, unaligned, 0.00028 hours"
     other, _ = resolve(parse_flags([*RUN, "--lr", "0.01"]))

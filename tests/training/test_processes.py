@@ -19,12 +19,13 @@ import torch
 
 from main import main
 from modules.cpu_library import library
-from src.ablations import ABLATIONS
 from src.dataset import Split, find_spec, load_dataset
 from src.errors import UserError
 from src.files import FolderLock
+from src.models import ablations_of, build
+from src.runs import run as running
 from src.runs.run_folder import load_last
-from src.settings import Settings, parse_flags, resolve
+from src.settings import parse_flags, resolve
 from src.tasks import SentimentRegression
 from src.training.distributed import ONE_PROCESS, SeveralProcesses, find_processes
 from tests.data_files import make_splits, write_dataset
@@ -127,8 +128,9 @@ def assert_close(results, others, run=RUN):
 
 
 @pytest.mark.parametrize("flags", [
-    *(["--model", "PMR", *flags] for _, flags in ABLATIONS.values()), ["--model", "PMR", "--message_form", "full"],
-    ["--model", "PMR", "--pool", "mean"], ["--model", "PMR", "--no_residual"], ["--model", "PMR"],
+    *(["--model", "PMR", *flags] for _, flags in ablations_of("PMR").values()),
+    ["--model", "PMR", "--message_form", "full"], ["--model", "PMR", "--pool", "mean"],
+    ["--model", "PMR", "--no_residual"], ["--model", "PMR"],
     *([*model, *only] for model in (["--model", "MulT"], ["--model", "MulT-FFL"])
       for only in ([], ["--lonly"], ["--aonly"], ["--vonly"], ["--embed_dim", "12"])),
 ], ids=" ".join)
@@ -137,7 +139,7 @@ def test_each_parameter_has_a_gradient(folder, flags):
     settings, _ = resolve(parse_flags([*FLAGS, *flags]))
     dataset = load_dataset(settings.spec)
     features, padding, labels = dataset.splits["train"].batch(range(5))
-    model = settings.build_model(dataset).train()
+    model = build(settings, dataset).train()
     dataset.task.loss(model(*features, padding)[0], labels).backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -176,8 +178,8 @@ def test_two_processes_compute_what_one_does(folder, capsys, flags, run):
 def test_in_float64_two_processes_differ_by_nothing_that_counts(folder):
     """What is left in float32 is rounding, which training makes larger from step to step."""
     def in_float64(rank):
-        build, batch = Settings.build_model, Split.batch
-        Settings.build_model = lambda *arguments: build(*arguments).double()
+        batch = Split.batch
+        running.build = lambda *arguments: build(*arguments).double()
         Split.batch = lambda *arguments: tuple(
             tuple(x.double() for x in part) if i == 0 else part for i, part in enumerate(batch(*arguments)))
     flags = [*FLAGS, *NO_DROPOUT, "--model", "PMR", "--num_epochs", "8", "--lr", "0.01"]
