@@ -22,7 +22,8 @@ from scipy import stats
 
 from patches.make_patches import PATCHES, ROOT
 from patches.series import BLOBS, COMMIT, SERIES
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 from src.errors import Parser, UserError, printable, run_command
 from src.report.compare import report, table
 from src.report.comparison import compare, difference, largest

@@ -14,7 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from src.dataset import Dataset, DatasetSpec, find_spec
+from src.data.specs import DatasetSpec, find_spec
+from src.dataset import Dataset
 from src.errors import Parser, UserError, printable
 from src.models import MODELS, arguments_of, check_used, find_model, options_of, owners_of
 from src.options import MOST_LAYERS, Option, count, is_kind, positive, probability

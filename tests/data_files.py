@@ -4,7 +4,8 @@ import pickle
 
 import numpy as np
 
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 
 
 def make_splits(task="sentiment", lens=(6, 9, 11), dims=(12, 5, 8), sizes=(12, 6, 6), seed=0):

@@ -37,18 +37,21 @@ with open("mosei_senti_data_noalign.pkl", "rb") as file:
 data = [arrays[key].astype(numpy.float32) for arrays in raw.values() for key in ("text", "audio", "vision")]
 """,
     "first use: converts, caches": """
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 start = time.time()
 data = load_dataset(find_spec("mosei"), ".")
 """,
     "every later use": """
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 start = time.time()
 data = load_dataset(find_spec("mosei"), ".")
 """,
     "later use, and 100 batches of 16": """
 import torch
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 start = time.time()
 train = load_dataset(find_spec("mosei"), ".").splits["train"]
 for indices in torch.randperm(len(train))[:1600].split(16):
@@ -56,12 +59,14 @@ for indices in torch.randperm(len(train))[:1600].split(16):
 """,
     "without room for a cache: in memory": """
 import os
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 start = time.time()
 data = load_dataset(find_spec("mosei"), ".", cache_dir=os.devnull)
 """,
     "the imports alone": """
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 start = time.time()
 """,
 }

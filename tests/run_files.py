@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from src.dataset import find_spec
+from src.data.specs import find_spec
 from src.runs.result import split_metrics
 from src.tasks import no_better_than
 from src.train import Evaluation

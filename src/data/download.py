@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from src.data.obtain import obtain
 from src.data.progress import note
 from src.data.sources import Facts, Source, SourceError, read_sources
-from src.dataset import KNOWN, find_spec
+from src.data.specs import KNOWN, find_spec
 from src.errors import Parser, UserError, run_command
 from src.files import wait_for
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +67,3 @@ def read_sources():
         sources.append(Source(holds=tuple(entry.pop("holds")), facts=Facts(provenance=entry.pop("provenance"), **facts),
                               **entry))
     return sources, {name: Facts(**facts) for name, facts in known["files"].items()}
-
-
-def download_command(dataset, data_path):
-    """The command that fetches a data set."""
-    return f"python -m src download --dataset {dataset} --data_path {shlex.quote(str(data_path))}"

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 
 from src.data.download import download
-from src.dataset import find_spec, missing_file_message
+from src.data.specs import find_spec, missing_file_message
 from src.errors import UserError
 from src.models import MODELS, ablations_of
 from src.runs.resume import is_finished

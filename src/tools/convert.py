@@ -20,7 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
-from src.dataset import check_splits, told_by_path
+from src.data.specs import told_by_path
+from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
 from src.tools.computational_sequence import SEGMENT_ID, open_sequence

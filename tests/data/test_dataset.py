@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 from src.errors import UserError
 from src.tasks import EmotionClassification, SentimentRegression
 from tests.data_files import make_splits, write_dataset

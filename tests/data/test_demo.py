@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from src.data.demo import linear_scores, make_demo
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 from src.eval_metrics import sentiment_metrics
 
 every_alignment = pytest.mark.parametrize("aligned", [False, True], ids=["unaligned", "aligned"])

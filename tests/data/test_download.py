@@ -21,7 +21,7 @@ from src.data import zip64 as archive
 from src.data.download import main, only_one_in
 from src.data.progress import gigabytes
 from src.data.sources import SourceError
-from src.dataset import KNOWN
+from src.data.specs import KNOWN
 from tests.data_files import make_splits
 from tests.web_server import ignores_ranges, page, serving, status, stops_at
 from tests.zips import make_zip, wrap_sizes

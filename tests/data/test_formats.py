@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.dataset import KNOWN, find_spec, load_dataset
+from src.data.specs import KNOWN, find_spec
+from src.dataset import load_dataset
 from src.errors import UserError
 from src.models import MODELS, build_model
 from tests.data.test_safe_pickle import assemble, of_python_2
@@ -206,7 +207,7 @@ def test_another_data_sets_file_is_told_by_its_hash(tmp_path, monkeypatch):
     path.write_bytes(pickle.dumps(make_mmsa_splits()))
     digest = load_dataset(find_spec("mosi"), tmp_path).source["sha256"]
     mosi, *others = KNOWN
-    monkeypatch.setattr("src.dataset.KNOWN", (replace(mosi, mmsa_sha256=(digest,)), *others))
+    monkeypatch.setattr("src.data.specs.KNOWN", (replace(mosi, mmsa_sha256=(digest,)), *others))
     assert load_dataset(find_spec("mosi"), tmp_path).protocol == "MMSA"
     with pytest.raises(UserError, match="is mosi's file by its SHA-256; name that of mosei by"):
         load_dataset(find_spec("mosei"), tmp_path)

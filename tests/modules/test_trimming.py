@@ -8,7 +8,8 @@ import torch
 
 from modules.multihead_attention import MultiheadAttention, attention_mask
 from modules.trimming import kept_steps
-from src.dataset import Dataset, find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import Dataset, load_dataset
 from src.models import MODELS, build_model
 from src.train import fit
 from tests.data_files import make_splits, write_dataset

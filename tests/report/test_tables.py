@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from src.dataset import find_spec
+from src.data.specs import find_spec
 from src.report.collect import Group, collect
 from src.report.tables import PUBLISHED, build_table, main, published_rows, write_tables
 from tests.run_files import write_run

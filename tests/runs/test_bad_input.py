@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from main import main
-from src.dataset import find_spec
+from src.data.specs import find_spec
 from src.runs.run_folder import RunFolder
 from tests.data.test_dataset import DEFECTS, FILES
 from tests.data_files import make_splits, write_dataset

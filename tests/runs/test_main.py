@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from main import main
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 from src.models import MODELS
 from src.report.compare import main as compare
 from src.report.read_runs import read_run

@@ -11,7 +11,8 @@ import optuna
 import pytest
 
 from main import main
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 from src.errors import UserError
 from src.grid import plan as grid_plan
 from src.models import MODELS

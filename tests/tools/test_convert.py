@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from main import main as train
-from src.dataset import find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import load_dataset
 from src.tools.convert import main
 
 VIDEOS = ["vid-1", "vid_2", "vid3", "vid4"]

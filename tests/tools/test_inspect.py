@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from main import main as train
-from src.dataset import KNOWN, find_spec, load_dataset
+from src.data.specs import KNOWN, find_spec
+from src.dataset import load_dataset
 from src.report.drawing import draw_streams, standard_scores
 from src.tools.inspect_file import main
 from tests.data_files import make_mmsa_splits, make_splits, write_dataset
@@ -125,7 +126,7 @@ def test_published_files_are_told_by_their_hash(tmp_path, capsys, monkeypatch):
     path = write(tmp_path, make_mmsa_splits(aligned=True, lens=(7, 7, 7)), "aligned_50.pkl")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     mosi, mosei, *others = KNOWN
-    monkeypatch.setattr("src.dataset.KNOWN", (mosi, replace(mosei, mmsa_sha256=(digest,)), *others))
+    monkeypatch.setattr("src.data.specs.KNOWN", (mosi, replace(mosei, mmsa_sha256=(digest,)), *others))
     assert output(capsys, path)[-1] == f"main.py takes it: --dataset mosei --data_path {path} --aligned"
     assert "is mosei's file by its SHA-256" in complaint(capsys, path, "--dataset", "mosi")[1]
 

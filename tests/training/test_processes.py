@@ -19,7 +19,8 @@ import torch
 
 from main import main
 from modules.cpu_library import library
-from src.dataset import Split, find_spec, load_dataset
+from src.data.specs import find_spec
+from src.dataset import Split, load_dataset
 from src.errors import UserError
 from src.files import FolderLock
 from src.models import ablations_of, build

@@ -1,0 +1,168 @@
+"""The data sets: the published settings and the file names of each.
+
+NAME_data.pkl holds word-aligned sequences, NAME_data_noalign.pkl unaligned ones.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.data.demo import make_demo
+from src.errors import UserError
+from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression
+
+MMSA_FOLDER = "https://drive.google.com/drive/folders/1A2S4pqCHryGmiqnNSPLv7rEg63WvjCSk"
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The facts of a data set that are known before its file is read."""
+
+    name: str  # of its results folder
+    stem: str  # of its files: {stem}_data.pkl and {stem}_data_noalign.pkl
+    task: Any = None  # None: the shape of the labels shows it
+    paper: dict[str, Any] = field(default_factory=dict)  # the settings it was published with, by flag
+    paper_source: str = ""
+    make: Callable | None = None  # makes it in memory, in place of a file
+    mmsa_folder: str | None = None  # of MMSA's data, which holds its files in Processed/
+    mmsa_steps: int = 50  # the number in their names
+    mmsa_sha256: tuple[str, ...] = ()  # of those files, from MMSA's README; their names do not show the data set
+
+    def file(self, data_path: str | Path, aligned: bool) -> Path:
+        """The path of its pickle: `data_path` itself if that is a file, else MulT's file or MMSA's, whichever is there;
+        MulT's if none is.
+        """
+        folder = Path(data_path)
+        if os.path.isfile(folder):
+            return folder
+        candidates = [folder / name for name in self.names(aligned)]
+        return next(filter(os.path.isfile, candidates), candidates[0])
+
+    def names(self, aligned: bool) -> list[str]:
+        """The names that its pickle may have in a data folder: MulT's, then MMSA's."""
+        names = [f"{self.stem}_data{'' if aligned else '_noalign'}.pkl"]
+        if self.mmsa_folder:
+            name = f"{'' if aligned else 'un'}aligned_{self.mmsa_steps}.pkl"
+            names += [name, f"{self.mmsa_folder}/Processed/{name}"]
+        return names
+
+
+def table_5(**row: Any) -> dict[str, Any]:
+    """A row of MulT's Table 5 as flags. Its "crossmodal attention block dropout" is `attn_dropout` there; that it
+    also sets relu_dropout and res_dropout, the two other dropouts of a block, is our reading.
+    """
+    block = row.pop("block_dropout")
+    shared = {"embed_dim": 40, "nlevels": 4, "kernel_a": 3, "kernel_v": 3, "out_dropout": 0.1}
+    return {**shared, "attn_dropout": block, "relu_dropout": block, "res_dropout": block, **row}
+
+
+KNOWN = (
+    DatasetSpec(
+        "mosi", "mosi", SentimentRegression(),
+        table_5(batch_size=128, lr=1e-3, num_heads=10, kernel_l=1, embed_dropout=0.2, block_dropout=0.2, clip=0.8,
+                num_epochs=100),
+        "MulT Table 5, MOSI; kernel_l is 1 or 3 there",
+        mmsa_folder="MOSI",
+        mmsa_sha256=("d3994fd25681f9c7ad6e9c6596a6fe9b4beb85ff7d478ba978b124139002e5f9",
+                     "78e0f8b5ef8ff71558e7307848fc1fa929ecb078203f565ab22b9daab2e02524"),
+    ),
+    DatasetSpec(
+        "mosei", "mosei_senti", SentimentRegression(),
+        table_5(batch_size=16, lr=1e-3, num_heads=8, kernel_l=1, embed_dropout=0.3, block_dropout=0.1, clip=1.0,
+                num_epochs=20),
+        "MulT Table 5, MOSEI; kernel_l is 1 or 3 there",
+        mmsa_folder="MOSEI",
+        mmsa_sha256=("45eccfb748a87c80ecab9bfac29582e7b1466bf6605ff29d3b338a75120bf791",
+                     "ad8b23d50557045e7d47959ce6c5b955d8d983f2979c7d9b7b9226f6dd6fec1f"),
+    ),
+    DatasetSpec(
+        "iemocap", "iemocap", EmotionClassification(),
+        table_5(batch_size=32, lr=2e-3, num_heads=10, kernel_l=3, kernel_a=5, embed_dropout=0.3, block_dropout=0.25,
+                clip=0.8, num_epochs=30),
+        "MulT Table 5, IEMOCAP",
+    ),
+    DatasetSpec(
+        "sims", "sims", UnitSentimentRegression(),
+        mmsa_folder="SIMS", mmsa_steps=39,
+        mmsa_sha256=("c9e20c13ec0454d98bb9c1e520e490c75146bfa2dfeeea78d84de047dbdd442f",),
+    ),
+    DatasetSpec(
+        "demo", "demo", SentimentRegression(),
+        {"batch_size": 32, "lr": 2e-3, "embed_dim": 24, "num_heads": 4, "nlevels": 2, "embed_dropout": 0.0,
+         "attn_dropout": 0.0, "relu_dropout": 0.0, "res_dropout": 0.0, "clip": 1.0, "num_epochs": 15},
+        "this project's choice for its demo", make_demo,
+    ),
+)
+
+
+def find_spec(name: str) -> DatasetSpec:
+    """The spec of a data set: a known one by its name or file stem in any case, else one that its file name makes."""
+    for spec in KNOWN:
+        if name.strip().lower() in (spec.name, spec.stem):
+            return spec
+    if Path(name).name != name or name in ("", ".", ".."):
+        raise UserError(f"--dataset {name!r} is not a name; give NAME of NAME_data.pkl, and its folder by --data_path")
+    return DatasetSpec(name, name)
+
+
+def told_by_path(path: str | Path) -> tuple[DatasetSpec | None, bool | None]:
+    """The spec of the data set that a file's path names, and whether it is aligned; None for what it leaves open."""
+    found: dict[int, list[tuple[DatasetSpec, bool]]] = {}
+    for spec in KNOWN:
+        for aligned in (True, False):
+            for name in map(Path, spec.names(aligned)):
+                if Path(path).parts[-len(name.parts):] == name.parts:
+                    found.setdefault(len(name.parts), []).append((spec, aligned))
+    if found:
+        best = found[max(found)]  # MOSI/Processed/aligned_50.pkl shows more than aligned_50.pkl
+        return best[0] if len(best) == 1 else (None, best[0][1])
+    if match := re.fullmatch(r"(.+)_data(_noalign)?\.pkl", Path(path).name):
+        return DatasetSpec(match[1], match[1]), match[2] is None
+    return None, None
+
+
+def owner_of(sha256: str | None) -> DatasetSpec | None:
+    """The spec of the data set of a published file with this SHA-256, or None."""
+    return next((spec for spec in KNOWN if sha256 in spec.mmsa_sha256), None)
+
+
+def check_owner(sha256: str | None, spec: DatasetSpec, path: str | Path) -> None:
+    """UserError where a file is known as one of another data set."""
+    if (owner := owner_of(sha256)) not in (None, spec):
+        raise UserError(f"{path} is {owner.name}'s file by its SHA-256; name that of {spec.name} by --data_path")
+
+
+def find_file(spec: DatasetSpec, data_path: str | Path, aligned: bool) -> Path:
+    """The path of a data set's file; UserError where it is not there."""
+    path = spec.file(data_path, aligned)
+    try:
+        if not path.is_file():
+            raise UserError(missing_file_message(spec, path, data_path, aligned))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    return path
+
+
+def missing_file_message(spec: DatasetSpec, path: Path, data_path: str | Path, aligned: bool) -> str:
+    """Which file is missing and what to do about it."""
+    other = spec.file(data_path, not aligned)
+    fetch = f"{download_command(spec.name, data_path)} fetches it, and so does --download" if spec.paper else ""
+    if other.is_file():
+        use = f"{path} is missing, but {other.name} is there: {'leave out' if aligned else 'add'} --aligned to use it"
+        return f"{use}; {fetch}" if fetch else use
+    if spec.mmsa_folder and not spec.paper:
+        name = f"{spec.mmsa_folder}/Processed/unaligned_{spec.mmsa_steps}.pkl"
+        return f"{path} is missing: get {name} of MMSA's data at {MMSA_FOLDER} and put it into {data_path}"
+    if fetch:
+        return f"{path} is missing: {fetch}"
+    known = ", ".join(known.name for known in KNOWN)
+    return f"{path} is missing: put it there, name its folder by --data_path, or use a known data set ({known})"
+
+
+def download_command(dataset: str, data_path: str | Path) -> str:
+    """The command that fetches a data set."""
+    return f"python -m src download --dataset {dataset} --data_path {shlex.quote(str(data_path))}"
