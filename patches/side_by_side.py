@@ -1,27 +1,24 @@
 """Train the original MulT and ours on the same data, and compare: `bash patches/side_by_side.sh --help`.
 
-First without dropout, from the same weights and in the same order of the data: then every loss must agree, in float64.
-Then, where
-chance has a part, with the original's dropouts and other seeds for each run: then the losses of the last epoch must be
-draws of one distribution, as far as a test can tell.
+The first comparison is without dropout, from the same weights and in the same order of the data: every loss must agree
+in float64. The second is with the original's dropouts and another seed for each run: a test must find no difference
+between the distributions of the losses of the last epoch.
 """
 
-import hashlib
 import json
-import os
 import pickle
-import shutil
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy import stats
 
-from patches.make_patches import PATCHES, ROOT
-from patches.series import BLOBS, COMMIT, SERIES
 from src.data.specs import find_spec
 from src.dataset import load_dataset
 from src.errors import Parser, UserError, printable, run_command
@@ -32,6 +29,7 @@ from src.report.significance import holm
 from src.runs.stock_checkpoint import load_state
 from src.settings import count
 
+COMMIT = "a670936"  # of the original
 TOLERANCE = 1e-4  # of each loss in each epoch
 CONTROLS = 3
 SIGNIFICANT = 0.05
@@ -39,23 +37,27 @@ SEED = 1111
 WITHOUT_DROPOUT = [text for name in ("attn", "relu", "embed", "res", "out") for text in (f"--{name}_dropout", "0")] + [
     "--attn_dropout_a", "0", "--attn_dropout_v", "0"
 ]
-ORIGINAL_URL = "https://github.com/yaohungt/Multimodal-Transformer"
+PATCHES = Path(__file__).resolve().parent
+ROOT = PATCHES.parent
+
+Epochs = list[dict[str, Any]]  # the losses of each epoch
 
 
-def main(argv=None):
-    """Compare as the command line says; returns 0 where both ways agree, 1 where one does not, 2 for bad input."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns 0 where both comparisons agree, 1 where one does not, 2 for bad input."""
     return run_command(lambda: run(parse(sys.argv[1:] if argv is None else argv)))
 
 
-def parse(argv):
-    """The command line; what follows -- is kept as `flags`."""
+def parse(argv: Sequence[str]) -> Namespace:
+    """The parsed command line. The words after -- become `flags`."""
     parser = Parser(
         prog="bash patches/side_by_side.sh",
         description="Train a stock MulT, patched in a copy, and ours on the same data, and compare their losses: "
         "without dropout from the same weights, in float32 and in float64, then with dropout over several seeds. Paths "
         "are relative to this repository. After -- come flags that both main.py know, such as --nlevels 2.",
     )
-    parser.add_argument("checkout", metavar="STOCK_CHECKOUT", help=f"a checkout of {ORIGINAL_URL}; it stays as it is")
+    parser.add_argument("checkout", metavar="STOCK_CHECKOUT",
+                        help=f"a checkout of the original at commit {COMMIT}; it stays as it is")
     parser.add_argument("--dataset", required=True, help="mosi, mosei, iemocap, demo, or NAME of NAME_data.pkl")
     parser.add_argument("--aligned", action="store_true", help="take the word-aligned sequences")
     parser.add_argument("--data_path", default="data", help="folder of the data files")
@@ -69,9 +71,8 @@ def parse(argv):
     return arguments
 
 
-def run(arguments):
-    """Both comparisons, printed; returns the exit code."""
-    check_checkout(Path(arguments.checkout))
+def run(arguments: Namespace) -> int:
+    """Print both comparisons. Returns the exit code."""
     spec = find_spec(arguments.dataset)
     dataset = load_dataset(spec, arguments.data_path, arguments.aligned)
     if spec.task is None and dataset.task.output_dim != 1:
@@ -86,35 +87,32 @@ def run(arguments):
         return compare_sides(Sides(arguments, spec, Path(folder)))
 
 
-def check_checkout(checkout):
-    """UserError unless the files to be patched are those of the commit the patches are for."""
-    for name, blob in BLOBS.items():
-        path = checkout / name
-        if not path.is_file():
-            raise UserError(f"{checkout} has no {name}: give a checkout of {ORIGINAL_URL}")
-        content = path.read_bytes()
-        if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob:
-            raise UserError(f"{path} is not that of commit {COMMIT[:7]}, which the patches are for: check that one out")
+class Comparable(Protocol):
+    """Two sides that can be trained: each run gives the path of its log and the losses of its epochs."""
+
+    arguments: Namespace
+    folder: Path
+
+    def stock(self, name: str, seed: int, *flags: object) -> tuple[Path, Epochs]:
+        """Train the original."""
+
+    def ours(self, name: str, seed: int, *flags: object) -> tuple[Path, Epochs]:
+        """Train ours."""
 
 
 class Sides:
-    """Runs either side in a folder of their own. Each run gives its log and the losses of its epochs."""
+    """The patched original and ours, trained in one folder."""
 
-    def __init__(self, arguments, spec, folder):
+    def __init__(self, arguments: Namespace, spec: Any, folder: Path) -> None:
         self.arguments, self.spec, self.folder = arguments, spec, folder
-        shutil.copytree(arguments.checkout, folder / "stock",
-                        ignore=shutil.ignore_patterns(".git", "data", "pre_trained_models", "__pycache__"))
-        applied = subprocess.run(
-            ["git", "apply", "--unidiff-zero", *(PATCHES / patch.name for patch in SERIES)], cwd=folder / "stock",
-            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder)}, capture_output=True, text=True, check=False,
-        )
+        applied = subprocess.run(["bash", PATCHES / "apply.sh", arguments.checkout, folder / "stock"],
+                                 capture_output=True, text=True, check=False)
         if applied.returncode:
-            reason = last_line(applied)
-            raise UserError(f"{arguments.checkout} does not take the patches: {reason}; give a clean checkout")
+            raise UserError(last_line(applied).removeprefix("error: "))
         self._give_data()
 
-    def _give_data(self):
-        """The data file in a folder where the original may write its caches, under the name it looks for."""
+    def _give_data(self) -> None:
+        """Put the data file where the original may write its caches, under the name that the original expects."""
         data, aligned = self.folder / "data", self.arguments.aligned
         data.mkdir()
         stock_file = data / self.spec.file("", aligned).name.lower()
@@ -123,23 +121,23 @@ class Sides:
         else:
             stock_file.symlink_to(self.spec.file(self.arguments.data_path, aligned).resolve())
 
-    def stock(self, name, seed, *flags):
-        """A run of the patched original: (path of its log, records of its epochs)."""
+    def stock(self, name: str, seed: int, *flags: object) -> tuple[Path, Epochs]:
+        """Train the patched original."""
         log, records = (self.folder / f"stock-{name}.{ending}" for ending in ("log", "jsonl"))
         self._run(self.folder / "stock", log, "--dataset", self.spec.stem, "--data_path", self.folder / "data",
                   "--name", name, "--seed", seed, "--no_cuda", "--json_lines", records, *flags)
         return log, read_records(records)
 
-    def ours(self, name, seed, *flags):
-        """The same of ours."""
+    def ours(self, name: str, seed: int, *flags: object) -> tuple[Path, Epochs]:
+        """Train ours."""
         log, results = self.folder / f"ours-{name}.log", self.folder / "results"
         self._run(ROOT, log, "--dataset", self.spec.name, "--data_path", self.arguments.data_path, "--preset", "stock",
                   "--name", name, "--seed", seed, "--device", "cpu", "--results_dir", results, *flags)
         (records,) = results.glob(f"*/*/*-{name}/seed{seed}/metrics.jsonl")
         return log, read_records(records)
 
-    def _run(self, root, log, *flags):
-        """Run the main.py of a tree with its log in a file; UserError, with its last line, where it fails."""
+    def _run(self, root: Path, log: Path, *flags: object) -> None:
+        """Run the main.py of a tree and write its log to a file. Raises UserError, with its last line, if it fails."""
         aligned = ["--aligned"] if self.arguments.aligned else []
         command = [sys.executable, "main.py", "--model", self.arguments.model, *aligned, "--num_epochs",
                    self.arguments.epochs, *flags, *self.arguments.flags]
@@ -151,33 +149,32 @@ class Sides:
             raise UserError(f"{side} failed: {last_line(ended)}")
 
 
-def last_line(ended):
-    """The last thing that an ended process complained of."""
-    return printable((ended.stderr.strip().splitlines() or ["it says nothing"])[-1])
+def last_line(ended: subprocess.CompletedProcess[str]) -> str:
+    """The last line of the standard error of an ended process."""
+    return printable((ended.stderr.strip().splitlines() or ["it printed no error"])[-1])
 
 
-def read_records(path):
-    """The epochs of a JSON-lines file, as dicts."""
+def read_records(path: Path) -> Epochs:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def compare_sides(sides):
-    """Print both comparisons; returns 0 where they find no difference, else 1."""
+def compare_sides(sides: Comparable) -> int:
+    """Print both comparisons. Returns 0 where they find no difference, else 1."""
     words = sides.arguments
     print(f"{words.model} on {words.dataset}, {'aligned' if words.aligned else 'unaligned'}: A is the original at "
-          f"{COMMIT[:7]} with the patches, B is ours; {words.epochs} epochs {' '.join(words.flags)}".rstrip())
+          f"{COMMIT} with the patches, B is ours; {words.epochs} epochs {' '.join(words.flags)}".rstrip())
     print("\n## Without dropout, from the same weights, in the same order\n", flush=True)
     agree = compare_exactly(sides)
     print(f"\n## With dropout, {words.seeds} seeds each\n", flush=True)
     return 0 if compare_distributions(sides) and agree else 1
 
 
-def compare_exactly(sides):
-    """Print the logs of both sides as `compare` shows them, and how far apart they are. Whether they agree is told in
-    float64.
+def compare_exactly(sides: Comparable) -> bool:
+    """Print the logs of both sides as `compare` shows them, and their largest differences.
 
-    In float32 rounding grows from step to step, and a sign that it turns, of an error or under a relu, can carry it
-    beyond any tolerance. So these runs are shown beside runs of ours from weights that are one rounding away.
+    Returns whether they agree in float64. In float32 rounding grows from step to step. Where it turns a sign, of an
+    error or under a relu, the difference can exceed any tolerance. So the runs in float32 are shown beside runs of ours
+    from weights that are one rounding away.
     """
     initial, moved = (sides.folder / name for name in ("initial.pt", "moved.pt"))
     stock_log, stock = sides.stock("exact", SEED, "--order_seed", SEED, "--save_initial", initial, *WITHOUT_DROPOUT)
@@ -199,31 +196,33 @@ def compare_exactly(sides):
     return agree
 
 
-def one_rounding_away(state, seed):
-    """A state dict with every weight moved by about its last bit, up or down as a seed has it; 0 stays 0."""
+def one_rounding_away(state: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """A state dict with every weight moved by about its last bit, up or down at random. A weight of 0 stays 0."""
     chance = torch.Generator().manual_seed(seed)
     return {name: weights * (1 + torch.randint(0, 2, weights.shape, generator=chance).mul(2).sub(1) * 2**-23)
             for name, weights in state.items()}
 
 
-def in_words(differences):
-    """{loss: difference} on a line."""
+def in_words(differences: dict[str, float]) -> str:
     return ", ".join(f"{loss.replace('_', ' ')} {value:.1e}" for loss, value in differences.items())
 
 
-def largest_differences(stock, ours):
-    """{loss: its largest absolute difference over the epochs} of two runs; they must have equally many."""
+def largest_differences(stock: Epochs, ours: Epochs) -> dict[str, float]:
+    """{loss: its largest absolute difference over the epochs} of two runs.
+
+    Raises ValueError if one run has more epochs than the other.
+    """
     return {
         loss: largest([difference(a[loss], b[loss]) for a, b in zip(stock, ours, strict=True)]) for loss in LOSSES
     }
 
 
-def compare_distributions(sides):
-    """Print a test on the losses of the last epoch; whether it finds no difference."""
+def compare_distributions(sides: Comparable) -> bool:
+    """Test the losses of the last epoch and print the result. Returns whether the test finds no difference."""
     number = sides.arguments.seeds
     stock = [sides.stock(f"seed{seed}", seed)[1][-1] for seed in range(SEED, SEED + number)]
     ours = [sides.ours(f"seed{seed}", seed)[1][-1] for seed in range(SEED + number, SEED + 2 * number)]
-    samples = {loss: tuple([record[loss] for record in side] for side in (stock, ours)) for loss in LOSSES}
+    samples = {loss: ([record[loss] for record in stock], [record[loss] for record in ours]) for loss in LOSSES}
     found = two_samples(samples)
     rows = [
         [loss.replace("_", " "), *(f"{np.mean(side):.4f} ± {np.std(side, ddof=1):.4f}" for side in samples[loss]),
@@ -238,10 +237,10 @@ def compare_distributions(sides):
     return same
 
 
-def two_samples(samples):
+def two_samples(samples: dict[str, tuple[list[float], list[float]]]) -> dict[str, dict[str, float]]:
     """{name: change of the mean, its 95 % interval and p} of {name: (values of A, values of B)}.
 
-    The Cramér-von Mises test sees differences of location, spread and shape.
+    p is of the two-sample Cramér-von Mises test, which detects differences of location, spread and shape.
     """
     adjusted = holm({name: float(stats.cramervonmises_2samp(*pair).pvalue) for name, pair in samples.items()})
     found = {}

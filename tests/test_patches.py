@@ -1,6 +1,6 @@
-"""The patches for a stock MulT: that they add and never quote, that what they add works, and the comparison's parts.
+"""The patches for a stock MulT: they only insert, the code that they use works, and the comparison concludes rightly.
 
-The stock repository is not here: its files are stood in for by as many comment lines.
+The stock repository is not here. Files of comment lines stand in for its files.
 """
 
 import json
@@ -11,79 +11,135 @@ import re
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from hashlib import sha1
 
 import pytest
 import torch
 
 from patches import side_by_side
 from patches.added import data_pickle, scripted, today
-from patches.make_patches import PATCHES, ROOT, make_patches
-from patches.series import BLOBS, FILES, SERIES
+from patches.side_by_side import PATCHES, ROOT
 from src.data.safe_pickle import RefusedPickle
 from src.models import build_model
 from tests.data_files import make_splits
 
 LINES = 300  # of a stand-in
+SERIES = sorted(PATCHES.glob("*.patch"))
+INSERTIONS = {  # of each file: the line of the stock file, counted before any patch, and what follows it
+    "main.py": {5: ("from pmr.today", "from pmr.scripted"), 77: ("add_flags(parser)",),
+                124: ("train_loader = ordered(",)},
+    "modules/position_embedding.py": {19: ("    getattr(make_positions",), 75: ("        positions = positions.",)},
+    "src/dataset.py": {6: ("from pmr import data_pickle as pickle",)},
+    "src/models.py": {5: ("from pmr.pmr_model import PMRModel",)},
+    "src/train.py": {18: ("from pmr.today", "from pmr.scripted"),
+                     33: ("    save_initial(", "    model = in_wanted_precision("),
+                     43: ("    elif hyp_params.model == 'PMR':", "        ctc_criterion", "        ctc_a2l_optimizer"),
+                     186: ("        hyp_params.training = ",), 246: ("        write_epoch(", "         ")},
+    "src/utils.py": {2: ("from pmr.today",), 5: ("@of_own_files",), 29: ("    os.makedirs(",), 32: ("@of_own_files",)},
+}
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """A patched tree of stand-ins."""
-    folder = tmp_path_factory.mktemp("stock")
-    for name in FILES:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("".join(f"# line {i}\n" for i in range(1, LINES + 1)))
-    for patch in SERIES:
-        subprocess.run(["git", "apply", "--unidiff-zero", PATCHES / patch.name], cwd=folder, check=True)
+@pytest.fixture
+def stock_blobs(tmp_path_factory, monkeypatch):
+    """Makes `apply.sh` accept the given {name: content} as the stock files."""
+    def accept(contents):
+        hashes = {name: sha1(b"blob %d\0" % len(content) + content) for name, content in contents.items()}
+        path = tmp_path_factory.mktemp("blobs") / "stock.blobs"
+        path.write_text("".join(f"{sha.hexdigest()} {name}\n" for name, sha in hashes.items()))
+        monkeypatch.setenv("STOCK_BLOBS", str(path))
+    return accept
+
+
+def write_stock(folder, content):
+    for name in INSERTIONS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
     return folder
 
 
-def test_the_patches_are_up_to_date():
-    written = {path.name: path.read_text() for path in PATCHES.glob("*.patch")}
-    assert written == make_patches(), "run `python -m patches.make_patches`"
+def apply(*paths):
+    return subprocess.run(["bash", PATCHES / "apply.sh", *paths], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def tree(tmp_path, stock_blobs):
+    """A patched copy of a tree of stand-ins."""
+    content = b"".join(b"# line %d\n" % i for i in range(1, LINES + 1))
+    stock_blobs(dict.fromkeys(INSERTIONS, content))
+    write_stock(tmp_path / "stock", content)
+    applied = apply(tmp_path / "stock", tmp_path / "tree")
+    assert (applied.returncode, applied.stdout, applied.stderr) == (0, "", "")
+    assert not (tmp_path / "stock/pmr").exists()
+    return tmp_path / "tree"
 
 
 @pytest.mark.parametrize("patch", SERIES, ids=lambda patch: patch.name)
 def test_a_patch_adds_and_quotes_nothing(patch):
-    first, *sections = re.split(r"^diff --git .*\n", (PATCHES / patch.name).read_text(), flags=re.M)
-    assert first.startswith(patch.purpose)
+    first, *sections = re.split(r"^diff --git .*\n", patch.read_text(), flags=re.M)
+    assert first.strip()
     for section in sections:
         for line in section.splitlines():
-            assert re.match(r"\+|--- (a/|/dev/null)|new file mode |@@ -\d+,0 \+\d+,\d+ @@$", line), line
+            assert re.match(r"\+|--- a/|@@ -\d+,0 \+\d+,\d+ @@$", line), line
 
 
 def test_insertions_stand_where_they_belong(tree):
-    for name in FILES:
+    for name, insertions in INSERTIONS.items():
         lines = (tree / name).read_text().splitlines()
         stock = [i for i, line in enumerate(lines) if line.startswith("# line ")]
         assert [lines[i] for i in stock] == [f"# line {i}" for i in range(1, LINES + 1)]
-        for patch in SERIES:
-            for line, text in patch.insertions.get(name, {}).items():
-                after = lines[stock[line - 1] + 1:stock[line]]
-                assert text in "\n".join(after)
-    assert set(BLOBS) == {name for patch in SERIES for name in patch.insertions}
+        for line, starts in insertions.items():
+            after = lines[stock[line - 1] + 1:stock[line]]
+            assert len(after) == len(starts) and all(map(str.startswith, after, starts)), (name, line, after)
+        assert len(lines) == LINES + sum(map(len, insertions.values()))
 
 
-def test_what_is_added_compiles(tree):
-    added = [path for path in tree.rglob("*.py") if str(path.relative_to(tree)) not in FILES]
-    assert len(added) > 8
+def test_the_stock_files_are_those_that_the_patches_change():
+    lines = (PATCHES / "stock.blobs").read_text().splitlines()
+    assert {line.split()[1] for line in lines} == set(INSERTIONS)
+    assert all(re.fullmatch(r"[0-9a-f]{40} \S+", line) for line in lines)
+
+
+def test_added_code_compiles_and_imports_nothing_under_our_names(tree):
+    added = list((tree / "pmr").rglob("*.py"))
+    assert {path.parent.name for path in added} > {"pmr", "modules", "src", "baselines"}
     for path in added:
         compile(path.read_text(), path, "exec")
-        assert path.read_text().startswith("# From ")
+        assert not re.search(r"^\s*(from|import) (baselines|modules|src)\b", path.read_text(), re.M), path
+    assert (tree / "pmr/LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+
+
+def test_a_checkout_is_patched_where_it_is_and_once(tmp_path, stock_blobs):
+    content = b"# line\n" * LINES
+    stock_blobs(dict.fromkeys(INSERTIONS, content))
+    stock = write_stock(tmp_path / "stock", content)
+    subprocess.run(["git", "init", "-q"], cwd=stock, check=True)
+    assert apply(stock).returncode == 0
+    assert (stock / "pmr/modules").is_dir() and "pmr.today" in (stock / "main.py").read_text()
+    again = apply(stock)
+    assert again.returncode == 2
+    assert re.fullmatch(r"error: .*main.py is not that of commit a670936, .*: check that one out\n", again.stderr)
+
+
+@pytest.mark.parametrize("paths, words", [
+    ((), "usage: bash patches/apply.sh STOCK_CHECKOUT"), (("nowhere",), "nowhere has no main.py: give a checkout of"),
+])
+def test_apply_reports_bad_arguments(paths, words):
+    applied = apply(*paths)
+    assert (applied.returncode, applied.stdout) == (2, "")
+    assert re.fullmatch(rf"error: {re.escape(words)}.*\n", applied.stderr)
 
 
 PMR_IN_STOCK_TREE = """
 import sys, torch
 from argparse import Namespace
-from src.pmr_model import PMRModel
+from pmr.pmr_model import PMRModel
 saved = torch.load(sys.argv[1])
 model = PMRModel(Namespace(**saved["flags"])).eval()
 model.load_state_dict(saved["state"])
 torch.save(model(*saved["inputs"]), sys.argv[2])
-loaded = [name for name in sys.modules if name.split(".")[0] in ("src", "modules", "baselines")]
-assert all(sys.modules[name].__spec__.origin in (None, "namespace") or
-           sys.modules[name].__spec__.origin.startswith(sys.argv[3]) for name in loaded), loaded
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"src", "modules", "baselines"}, loaded
+assert sys.modules["pmr"].__file__.startswith(sys.argv[3])
 """
 
 
@@ -189,13 +245,10 @@ def test_without_flags_nothing_is_scripted(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def checkout(tmp_path, monkeypatch):
-    """A checkout that passes for the stock one."""
-    for name in BLOBS:
-        (tmp_path / "stock" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "stock" / name).write_bytes(b"")
-    monkeypatch.setattr(side_by_side, "BLOBS", dict.fromkeys(BLOBS, "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"))
-    return tmp_path / "stock"
+def checkout(tmp_path, stock_blobs):
+    """A checkout of empty files that passes for the stock one."""
+    stock_blobs(dict.fromkeys(INSERTIONS, b""))
+    return write_stock(tmp_path / "stock", b"")
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -217,7 +270,7 @@ def test_bad_arguments_are_one_line(checkout, capsys, arguments, words):
 
 
 def test_a_checkout_with_files_of_its_own_is_refused(checkout, capsys):
-    (checkout / "src/today.py").write_text("")
+    (checkout / "pmr").mkdir()
     assert side_by_side.main([str(checkout), "--dataset", "demo"]) == 2
     assert re.fullmatch(r"error: .* does not take the patches: .*; give a clean checkout\n", capsys.readouterr().err)
 
@@ -305,5 +358,5 @@ def test_runs_of_unequal_length_are_not_compared():
 
 
 def test_the_patches_stand_in_the_readme():
-    readme = Path(PATCHES / "README.md").read_text()
+    readme = (PATCHES / "README.md").read_text()
     assert all(patch.name in readme for patch in SERIES)

@@ -1,4 +1,4 @@
-"""Stands for `pickle` where the data files are read: their arrays come in, and nothing in them is run."""
+"""Replaces `pickle` where the data files are read: it reads their arrays and runs no code in them."""
 
 from src.data.safe_pickle import load_arrays as load
 

@@ -1,14 +1,16 @@
 """PMR for the flags of MulT's main.py: --model PMR."""
 
+from argparse import Namespace
+
 from src.models import PMR
 
 
 class PMRModel(PMR):
-    """PMR of MulT's width, 30, and otherwise of the defaults of its own options."""
+    """PMR with MulT's width, 30, and the defaults of its own options."""
 
-    def __init__(self, hyp_params):
+    def __init__(self, hyp_params: Namespace) -> None:
         if not (hyp_params.lonly and hyp_params.aonly and hyp_params.vonly):
-            raise ValueError("PMR has no use for --lonly, --aonly and --vonly")
+            raise ValueError("PMR does not know --lonly, --aonly and --vonly")
         names = ("attn_dropout", "attn_dropout_a", "attn_dropout_v", "relu_dropout", "embed_dropout", "res_dropout",
                  "out_dropout")
         super().__init__(
