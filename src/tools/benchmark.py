@@ -2,7 +2,7 @@
 
     python -m src benchmark --stock DIR                         every case, on the CPU
     python -m src benchmark --cases pmr-aligned --device cuda --repetitions 50
-    python -m src benchmark --growth PMR --figure docs/growth.png    cost over the length of the sequences
+    python -m src benchmark --growth PMR --figure docs/measured/growth.png    cost over the length of the sequences
 
 DIR is a checkout of the original repository. A step is forward, backward, clipping and Adam, with all dropouts on, on
 random numbers. Each contender runs in a process of its own, so that its peak memory is its own; they take turns step
