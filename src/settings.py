@@ -141,8 +141,7 @@ class Settings:
     def training(self) -> dict[str, Any]:
         """The settings that `fit` takes."""
         names = (
-            "optim", "lr", "num_epochs", "when", "early_stop", "batch_size", "batch_chunk", "clip", "seed",
-            "trim_padding", "sort_batches",
+            "num_epochs", "early_stop", "batch_size", "batch_chunk", "clip", "trim_padding", "sort_batches",
         )
         return {name: getattr(self, name) for name in names}
 

@@ -15,11 +15,11 @@ import torch
 from src.dataset import Split
 from src.errors import run_command
 from src.runs.result import parameter_count
-from src.runs.run import prepare
+from src.runs.run import new_state, prepare
 from src.settings import parse_flags, resolve
 from src.tools.benchmark_worker import peak_bytes
 from src.train import evaluate, train_one_epoch
-from src.training.state import make_optimizer
+from src.training.state import PartOfEpoch
 
 FEWEST_STEPS, MOST_STEPS = 3, 30  # at a time
 SECONDS = 2.0  # of training, and a quarter of that of evaluation
@@ -31,14 +31,15 @@ def measure(settings, started):
     model, task, device = run.model, run.dataset.task, run.device
     start_seconds = time.time() - started
     train, valid, test = (run.dataset.splits[name] for name in ("train", "valid", "test"))
-    optimizer, generator = make_optimizer(model, settings.optim, settings.lr), torch.Generator().manual_seed(0)
+    state, generator = new_state(run, settings), torch.Generator().manual_seed(0)
 
     def train_on(steps):
-        return train_one_epoch(
-            model, some_of(train, steps * settings.batch_size, generator), task, optimizer,
-            batch_size=settings.batch_size, batch_chunk=settings.batch_chunk, clip=settings.clip, generator=generator,
-            by_length=settings.sort_batches, device=device,
-        )
+        state.start_epoch(PartOfEpoch())
+        for _ in train_one_epoch(
+            state, some_of(train, steps * settings.batch_size, generator), task, batch_size=settings.batch_size,
+            batch_chunk=settings.batch_chunk, clip=settings.clip, by_length=settings.sort_batches,
+        ):
+            pass
 
     def evaluate_on(batches):
         batch_size = math.ceil(settings.batch_size / settings.batch_chunk)

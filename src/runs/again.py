@@ -4,24 +4,28 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from src.errors import UserError, printable
 from src.runs.result import check_reproduced, is_count
 from src.runs.resume import differences_of_environment
 from src.runs.run import load_trained, train
-from src.runs.run_folder import read_arrays, read_json, read_result
-from src.settings import read_settings
+from src.runs.run_folder import check_numbers, read_arrays, read_json, read_result
+from src.settings import Settings, read_settings
 from src.train import evaluate
-from src.training.distributed import ONE_PROCESS
+from src.training.distributed import is_first, process_count
 from src.training.machine import explained, find_device
 
 TIMES = ("seconds",)
 
 
-def evaluate_again(folder, flags):
-    """Rebuild the model of a run from its checkpoint alone, evaluate it, and compare with what the run reported."""
+def evaluate_again(folder: str, flags: dict[str, Any]) -> None:
+    """Rebuild the model of a run from its checkpoint alone, evaluate it, and compare with the run's result."""
+    if process_count() > 1:
+        raise UserError("--eval takes one process: leave out torchrun")
     refuse_settings("--eval", set(flags) - {"data_path", "cache_dir", "device"})
     model, dataset, settings, epoch = load_trained(folder, **flags)
     batch_size = math.ceil(settings.batch_size / settings.batch_chunk)
@@ -42,36 +46,35 @@ def evaluate_again(folder, flags):
         print("# reproduces result.json")
 
 
-def repeat(folder, flags, processes=ONE_PROCESS):
+def repeat(folder: str, flags: dict[str, Any]) -> int:
     """Train a finished run again, beside it, and say whether it came out the same; returns 0 if so, else 1."""
-    with processes.agreeing():
-        refuse_settings("--repeat", set(flags) - {"data_path", "device", "resume"})
-        settings, then = recorded_run(folder)
-    resume = flags.pop("resume", False)
-    settings, folder = replace(settings, **flags), Path(folder).resolve()
-    repetition = folder.with_name(f"{folder.name}.repeat")
+    refuse_settings("--repeat", set(flags) - {"data_path", "device", "resume"})
+    settings, then = recorded_run(folder)
+    resume, original = flags.pop("resume", False), Path(folder).resolve()
+    settings, repetition = replace(settings, **flags), original.with_name(f"{original.name}.repeat")
     torch.set_num_threads(then["threads"])
-    train(settings, dict.fromkeys(settings.recorded(), f"as in {folder}"), repetition, resume, processes)
-    if processes.rank:
+    train(settings, dict.fromkeys(settings.recorded(), f"as in {original}"), repetition, resume)
+    if not is_first():
         return 0
     for line in differences_of_environment(then, recorded_run(repetition)[1]):
         print(f"# {line}: there and here")
-    if difference := first_difference(folder, repetition):
-        print(f"# DOES NOT REPEAT {folder}: {difference}")
+    if difference := first_difference(original, repetition):
+        print(f"# DOES NOT REPEAT {original}: {difference}")
         return 1
-    print(f"# repeats {folder} to the last bit")
+    print(f"# repeats {original} to the last bit")
+    return 0
 
 
-def refuse_settings(mode, flags):
-    """UserError where settings are given to a mode that takes those of a run."""
+def refuse_settings(mode: str, flags: set[str]) -> None:
+    """UserError where flags are given that the mode takes from a run."""
     if flags:
         raise UserError(f"{mode} takes its settings from the run: leave out --{', --'.join(sorted(flags))}")
 
 
-def recorded_run(folder):
-    """The settings of a finished run and what else decided its numbers: the environment, and as "data" what it read.
+def recorded_run(folder: Path | str) -> tuple[Settings, dict[str, Any]]:
+    """The settings of a finished run, and its environment with the fingerprint of the data as "data".
 
-    UserError where the folder does not hold one.
+    UserError where the folder does not hold such a run, or this version would compute other numbers.
     """
     if (result := read_result(folder)) is None:
         raise UserError(f"{folder} has no result.json: only a finished run can be repeated; finish it with --resume")
@@ -79,11 +82,12 @@ def recorded_run(folder):
     if not (is_count(threads := result["environment"].get("threads")) and threads):
         raise UserError(f"{folder}/result.json is damaged: its environment has no number of threads")
     settings = read_settings(config.get("settings"), Path(folder) / "config.json")
+    check_numbers(config, settings.recorded(), Path(folder) / "config.json")
     return settings, {**result["environment"], "data": config.get("data")}
 
 
-def first_difference(one, other):
-    """Where two run folders differ, as text: the first epoch, or prediction, or result; None where nothing does."""
+def first_difference(one: Path, other: Path) -> str | None:
+    """The first difference of two run folders in words, in epochs, predictions or result; None where there is none."""
     epochs = zip(*(read_epochs(folder) for folder in (one, other)), strict=False)
     for number, pair in enumerate(epochs, 1):
         for name, (a, b) in differing(*pair).items():
@@ -92,17 +96,17 @@ def first_difference(one, other):
     for name in sorted(predictions.keys() | others.keys()):
         if not same_bits(predictions.get(name), others.get(name)):
             return f"predictions.npz has another {printable(name)}"
-    for name, (a, b) in differing(*(outcome(read_result(folder)) for folder in (one, other))).items():
+    for name, (a, b) in differing(*(outcome(read_result(folder) or {}) for folder in (one, other))).items():
         return f"in result.json, {name} was {printable(a)} and is {printable(b)}"
     return None
 
 
-def differing(one, other):
-    """{name: (there, here)} of what differs between two dicts."""
+def differing(one: dict, other: dict) -> dict[str, tuple]:
+    """{name: (there, here)} of the entries that differ between two dicts."""
     return {name: pair for name in {**one, **other} if (pair := (one.get(name), other.get(name)))[0] != pair[1]}
 
 
-def read_epochs(folder):
+def read_epochs(folder: Path) -> list[dict]:
     """The lines of metrics.jsonl without times."""
     path = Path(folder) / "metrics.jsonl"
     try:
@@ -112,11 +116,10 @@ def read_epochs(folder):
         raise UserError(f"{path} is missing or damaged: there is nothing to compare with") from error
 
 
-def same_bits(a, b):
-    """Whether two arrays are the same to the last bit."""
+def same_bits(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return a is not None and b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def outcome(result):
+def outcome(result: dict) -> dict:
     """The part of a result.json that a repetition must have again."""
-    return {name: value for name, value in result.items() if name not in (*TIMES, "environment", "settings")}
+    return {name: value for name, value in result.items() if name not in (*TIMES, "environment", "settings", "format")}

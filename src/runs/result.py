@@ -1,50 +1,60 @@
-"""The outcome of a run: result.json, what it must hold, and whether a second look at it agrees."""
+"""The outcome of a run: result.json, what it must hold, and whether a second evaluation agrees with it."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+from torch import nn
+
+from src.dataset import Dataset
 from src.errors import UserError
 from src.models import MODELS
 from src.tasks import PROTOCOLS, no_better_than, task_of_result
 from src.training.machine import environment
+from src.training.state import Epoch, Evaluation, TrainingState
 
 
-def split_metrics(evaluation):
-    """The loss and the metrics of an Evaluation in one dictionary; what is undefined (nan) is None."""
-    values = {"loss": evaluation.loss, **evaluation.metrics}
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+def split_metrics(evaluation: Evaluation) -> dict[str, float | None]:
+    """The loss and the metrics of an Evaluation in one dictionary."""
+    return without_nan({"loss": evaluation.loss, **evaluation.metrics})
 
 
-def epoch_record(epoch, train_loss, lr, seconds):
+def without_nan(metrics: dict[str, float]) -> dict[str, float | None]:
+    """Metrics as JSON has them: None for nan, where a metric is undefined."""
+    return {name: None if math.isnan(value) else value for name, value in metrics.items()}
+
+
+def epoch_record(epoch: Epoch) -> dict[str, Any]:
     """The line of metrics.jsonl for an Epoch."""
-    evaluated = {"valid": epoch.valid, **({"test": epoch.test} if epoch.test else {})}
     return {
-        "epoch": epoch.number, "train_loss": train_loss, "lr": lr, "seconds": seconds,
-        **{f"{split}_{name}": value for split, evaluation in evaluated.items()
-           for name, value in split_metrics(evaluation).items()},
+        "epoch": epoch.number, "train_loss": epoch.train_loss, "lr": epoch.lr, "seconds": epoch.seconds,
+        **{f"{split}_{name}": value for split, evaluation in (("valid", epoch.valid), ("test", epoch.test))
+           if evaluation for name, value in split_metrics(evaluation).items()},
     }
 
 
-def trivial_metrics(dataset, split):
-    """The metrics of the trivial baseline, learned on train, on a split."""
+def trivial_metrics(dataset: Dataset, split: str) -> dict[str, float]:
+    """The metrics on a split of the trivial baseline, which is learned on train."""
     truth = dataset.splits[split].labels
     prediction = dataset.task.trivial_prediction(dataset.splits["train"].labels, len(truth))
     return dataset.task.metrics(prediction, truth)
 
 
-def parameter_count(model):
-    """The numbers that training can change."""
+def parameter_count(model: nn.Module) -> int:
+    """How many numbers training can change."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def make_result(settings, dataset, model, device, selected, best_on_test, epochs, seconds):
-    """The content of result.json."""
+def make_result(settings: Any, dataset: Dataset, state: TrainingState, seconds: float) -> dict[str, Any]:
+    """The content of result.json for a finished training of Settings."""
+    selected, best_on_test = state.selected, state.best_on_test
     trivial = {split: trivial_metrics(dataset, split) for split in ("valid", "test")}
     no_better_on = no_better_than(dataset.task, selected.test.metrics, trivial["test"])
     return {
         "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned, "seed": settings.seed,
         "protocol": dataset.protocol,
-        "parameters": parameter_count(model),
-        "epochs": epochs,
+        "parameters": parameter_count(state.model),
+        "epochs": state.epochs,
         "selected_epoch": selected.number,
         "selected_by": "lowest validation loss",
         "valid": split_metrics(selected.valid),
@@ -52,8 +62,7 @@ def make_result(settings, dataset, model, device, selected, best_on_test, epochs
         "no_better_than_trivial": not set(dataset.task.headline).isdisjoint(no_better_on),
         "no_better_on": no_better_on,
         "trivial_baseline": {
-            "name": dataset.task.trivial_baseline,
-            **{split: {k: None if math.isnan(v) else v for k, v in m.items()} for split, m in trivial.items()},
+            "name": dataset.task.trivial_baseline, **{split: without_nan(m) for split, m in trivial.items()},
         },
         "test_selected": {
             "note": "chosen by lowest test loss, as some published figures are; not a result",
@@ -61,13 +70,13 @@ def make_result(settings, dataset, model, device, selected, best_on_test, epochs
             "test": split_metrics(best_on_test.test),
         },
         "seconds": seconds,
-        "environment": environment(device),
+        "environment": environment(state.device),
         "settings": settings.recorded(),
     }
 
 
-def check_reproduced(result, valid, test, folder):
-    """UserError unless the Evaluations have the metrics that result.json of a folder holds."""
+def check_reproduced(result: dict, valid: Evaluation, test: Evaluation, folder: Any) -> None:
+    """UserError unless the Evaluations have the metrics of a folder's result.json."""
     for split, evaluation in (("valid", valid), ("test", test)):
         now = split_metrics(evaluation)
         for name, then in result[split].items():
@@ -79,58 +88,48 @@ def check_reproduced(result, valid, test, folder):
                 )
 
 
-def is_number(value):
-    """A finite number."""
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
     try:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
         return False
 
 
-def is_count(value):
-    """A whole number from 0."""
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 0."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def is_text(value):
-    """Text that a terminal shows as it is."""
+def is_text(value: Any) -> bool:
+    """Whether it is text that a terminal shows as it is."""
     return isinstance(value, str) and value.isprintable()
 
 
-def is_names(value):
-    """A list of texts."""
+def is_names(value: Any) -> bool:
+    """Whether it is a list of texts."""
     return isinstance(value, list) and all(map(is_text, value))
 
 
-def is_record(value):
-    """A dict with texts for keys."""
+def is_record(value: Any) -> bool:
+    """Whether it is a dict with texts for keys."""
     return isinstance(value, dict) and all(map(is_text, value))
 
 
-def is_metrics(value):
-    """Numbers by name; None is one that is undefined."""
+def is_metrics(value: Any) -> bool:
+    """Whether it is a dict of numbers by name, None for an undefined one."""
     return is_record(value) and all(number is None or is_number(number) for number in value.values())
 
 
-def is_flag(value):
-    """True or False."""
+def is_flag(value: Any) -> bool:
+    """Whether it is True or False."""
     return isinstance(value, bool)
 
 
-def is_model(value):
-    """A name of the registry."""
-    return is_text(value) and value in MODELS
-
-
-def is_protocol(value):
-    """Whose splits of a data set these are."""
-    return is_text(value) and value in PROTOCOLS
-
-
-SCHEMA = {  # by place: what it must be, in words and as a function
-    "model": ("a model's name", is_model),
+SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by place: what it must be, in words and as a function
+    "model": ("a model's name", lambda value: is_text(value) and value in MODELS),
     "dataset": ("a name", is_text),
-    "protocol": ("a protocol's name", is_protocol),
+    "protocol": ("a protocol's name", lambda value: is_text(value) and value in PROTOCOLS),
     "aligned": ("true or false", is_flag),
     "seed": ("a whole number", is_count),
     "parameters": ("a whole number", is_count),
@@ -149,8 +148,8 @@ SCHEMA = {  # by place: what it must be, in words and as a function
 }
 
 
-def check_result(result):
-    """ValueError, with the place, unless the content of a result.json is what a finished run writes."""
+def check_result(result: dict) -> None:
+    """ValueError, with the place, unless this is the result.json of a finished run."""
     for place, (words, fits) in SCHEMA.items():
         if not fits(at(result, place)):
             raise ValueError(f"its {place} is not {words}")
@@ -164,7 +163,7 @@ def check_result(result):
         raise ValueError("its metrics differ from split to split")
 
 
-def at(result, place):
+def at(result: Any, place: str) -> Any:
     """The value at a place such as test_selected.epoch; ValueError where there is none."""
     for key in place.split("."):
         if not isinstance(result, dict) or key not in result:

@@ -1,29 +1,34 @@
-"""Whether what stands in a folder is the run that is asked for, so that it can be skipped or gone on with."""
+"""Whether a folder holds the run that is asked for, so that it can be skipped or resumed."""
 
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from src.dataset import Dataset
 from src.errors import UserError, printable
 from src.report.collect import difference_of_settings
-from src.runs.run_folder import APPENDED, load_last, read_result
+from src.runs.run_folder import APPENDED, check_numbers, load_last, read_result
 
 LAST = {"config": dict, "state": dict, "sizes": dict, "seconds": float}  # what last.pt holds
-DATA = ("input_dims", "input_lens", "data")  # of config.json, what the data set decides
+DATA = ("input_dims", "input_lens", "data")  # entries of config.json that the data set decides
 SAMPLES_LOOKED_AT = 64  # of each split, so that the fingerprint of a large data set takes no time
 ADVICE = "give what it has, or start afresh with another --results_dir or after deleting it"
 
 
-def is_finished(path, settings):
-    """Whether a folder holds a result of these settings; UserError where it holds one of others."""
+def is_finished(path: Path, settings: Any) -> bool:
+    """Whether a folder holds a result of these Settings; UserError where it holds one of others."""
     result = read_result(path)
     if result and (difference := difference_of_settings(result, {"settings": settings.recorded()})):
         raise UserError(f"{path} holds a run of other settings ({difference}: there and asked for); {ADVICE}")
     return result is not None
 
 
-def unfinished(path, config):
-    """The content of the folder's last.pt, None where there is none; UserError where it is of another run, or done."""
+def unfinished(path: Path, config: dict) -> dict | None:
+    """The content of a folder's last.pt, None where there is none. UserError where it belongs to another run, or the
+    run is finished.
+    """
     if read_result(path):
         raise UserError(f"another process has just finished {path}: nothing to do")
     last = load_last(path)
@@ -39,25 +44,27 @@ def unfinished(path, config):
         raise UserError(f"{path}/last.pt was written by another version of this code; leave out --resume") from error
     if difference:
         raise UserError(f"{path} holds another run, unfinished ({difference}: there and asked for); {ADVICE}")
+    check_numbers(last, config["settings"], path / "last.pt")
     return last
 
 
-def difference_of_runs(there, here):
-    """'lr is 0.1 and 0.2', for the settings and data that two contents of a config.json differ in; '' if in none."""
+def difference_of_runs(there: dict, here: dict) -> str:
+    """'lr is 0.1 and 0.2', for the settings and data that differ between two contents of config.json, or ''."""
     differences = [difference_of_settings(there, here)]
     differences += [f"{key} is {there[key]} and {here[key]}" for key in DATA if there[key] != here[key]]
     return printable(", ".join(filter(None, differences)))
 
 
-def differences_of_environment(there, here):
-    """'torch is 2.6.0 and 2.13.0', for whatever can change the last bits of a number, or dropout's draws."""
-    there = {"processes": 1, **there}  # as it was before it was written down
+def differences_of_environment(there: dict, here: dict) -> list[str]:
+    """'torch is 2.6.0 and 2.13.0', for all that can change the last bits of a number, or dropout's draws."""
+    there = {"processes": 1, **there}  # old runs do not record it
     pairs = {name: (there.get(name), value) for name, value in here.items()}
     return [f"{name} is {printable(before)} and {now}" for name, (before, now) in pairs.items() if before != now]
 
 
-def fingerprint(dataset):
-    """A short text that differs between data sets: of all labels and ids, and the features of some samples."""
+def fingerprint(dataset: Dataset) -> str:
+    """A short text that differs between data sets: a hash of all labels and ids, and of the features of some samples.
+    """
     digest = hashlib.sha256()
     for name, split in sorted(dataset.splits.items()):
         features, _, _ = split.batch(torch.arange(0, len(split), -(-len(split) // SAMPLES_LOOKED_AT)))

@@ -1,8 +1,10 @@
-"""One run, from settings to report: data -> model -> fit -> report. It fills a run folder, or goes on with one."""
+"""One run, from settings to report: data -> model -> fit -> report. It fills a run folder, or resumes what is there."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,11 +15,11 @@ from src.models import build
 from src.runs.log import TrainingLog, result_lines
 from src.runs.result import is_count, make_result
 from src.runs.resume import difference_of_runs, differences_of_environment, fingerprint, is_finished, unfinished
-from src.runs.run_folder import RunFolder, load_checkpoint
+from src.runs.run_folder import RunFolder, check_numbers, load_checkpoint
 from src.runs.stock_checkpoint import initialise
-from src.settings import read_settings
-from src.train import fit
-from src.training.distributed import ONE_PROCESS
+from src.settings import Settings, read_settings
+from src.train import Step, fit
+from src.training.distributed import broadcast, device_of_process, is_first
 from src.training.machine import (
     choose_arithmetic,
     environment,
@@ -28,27 +30,28 @@ from src.training.machine import (
     memory_advice,
     speed_up,
 )
+from src.training.state import Epoch, TrainingState
+from src.training.stop import StopRequested, StopSignals
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run trains and on what; `config` is what its folder keeps of that."""
+    """The data and the model of a run; `config` is the content of its config.json, but for the settings' sources."""
 
     dataset: Dataset
     model: torch.nn.Module
     device: torch.device
-    config: dict
+    config: dict[str, Any]
 
 
-def prepare(settings, wanted=SPLITS, processes=ONE_PROCESS):
+def prepare(settings: Settings, wanted: tuple[str, ...] = SPLITS) -> Prepared:
     """Read the splits `wanted` of the data and build the model; UserError where settings, data and machine do not fit
     together.
     """
     choose_arithmetic(settings.deterministic, settings.precision)
     keep_freed_memory()
-    device = find_device(processes.device(settings.device))
-    with processes.local_first():
-        dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir, wanted)
+    device = find_device(device_of_process(settings.device))
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir, wanted)
     with explained("the model does not fit; try a smaller --embed_dim or --nlevels"):
         model = build(settings, dataset).to(device)
     if settings.init_from:
@@ -63,130 +66,130 @@ def prepare(settings, wanted=SPLITS, processes=ONE_PROCESS):
     return Prepared(dataset, speed_up(model, device, settings.precision, settings.compile), device, config)
 
 
-def train(settings, sources, path, resume=False, processes=ONE_PROCESS):
-    """Train into a run folder. `sources` says where each setting came from; with `resume`, what is there goes on."""
+def train(settings: Settings, sources: dict[str, str], path: Path, resume: bool = False) -> None:
+    """Train into a run folder and report. `sources` says where each setting came from. With `resume`, the run that is
+    in the folder is resumed, or left as it is if it is finished.
+    """
     start = time.time()
-    with processes.agreeing():
-        finished = resume and processes.rank == 0 and is_finished(path, settings)
-    if processes.broadcast(finished):
+    if broadcast(resume and is_first() and is_finished(path, settings)):
         print(f"# {path} is finished: nothing to do")
         return
-    with processes.agreeing():
-        run_of = prepare(settings, processes=processes)
-    with processes.agreeing():
-        if difference := difference_of_runs(processes.broadcast(run_of.config), run_of.config):
-            raise UserError(f"all processes need the same settings and data, and it has others ({difference})")
-    if processes.rank == 0:
-        lead(settings, sources, path, resume, run_of, start, processes)
-    else:
-        follow(settings, run_of, processes)
+    run = prepare(settings)
+    if difference := difference_of_runs(broadcast(run.config), run.config):
+        raise UserError(f"all processes need the same settings and data, and this one has others ({difference})")
+    if not is_first():
+        follow(run, settings)
+        return
+    with RunFolder(path) as folder, TrainingLog(folder, settings, run.dataset) as log, StopSignals() as stop:
+        state, start = begin(folder, log, run, settings, sources, resume, start)
+        for _ in fit_into(folder, log, stop, run, settings, state, start):
+            pass
+        report(folder, run.dataset, state, make_result(settings, run.dataset, state, time.time() - start))
 
 
-def lead(settings, sources, path, resume, run_of, start, processes):
-    """Train in the first process, the one that has the run folder, and report."""
-    dataset = run_of.dataset
-    with ExitStack() as stack:
-        with processes.agreeing():
-            run = stack.enter_context(RunFolder(path))
-            log = stack.enter_context(TrainingLog(run, settings, dataset))
-            stop = stack.enter_context(processes.stop_signals())
-            last = begin(run, log, run_of, settings, sources, resume)
-        selected, best_on_test, seconds = fit_into(run, log, stop, run_of, settings, last, start, processes=processes)
-        result = make_result(
-            settings, dataset, run_of.model, run_of.device, selected, best_on_test, log.epochs, seconds
-        )
-        report(run, dataset, selected, result)
+def follow(run: Prepared, settings: Settings) -> None:
+    """Train in a process other than the first, which alone has the folder."""
+    state = new_state(run, settings)
+    with StopSignals() as stop, explained(memory_advice(settings.batch_size, settings.batch_chunk)):
+        if saved := broadcast(None):
+            state.load(saved)
+        for _ in fit(state, run.dataset, **settings.training(), after_step=lambda step: stop.check()):
+            pass
 
 
-def follow(settings, run_of, processes):
-    """Train in one of the other processes."""
-    with processes.agreeing():
-        pass  # the first one opens the folder
-    with processes.stop_signals() as stop, explained(memory_advice(settings.batch_size, settings.batch_chunk)):
-        try:
-            fit(run_of.model, run_of.dataset, device=run_of.device, **settings.training(), state=processes.broadcast(),
-                on_batch=lambda *batch: stop.check(), processes=processes)
-        except UserError as error:  # it is that of all, and the first one says it
-            raise SystemExit(2) from error
+def new_state(run: Prepared, settings: Settings) -> TrainingState:
+    """The state of training before the first step."""
+    return TrainingState(run.model, optim=settings.optim, lr=settings.lr, when=settings.when, seed=settings.seed,
+                         device=run.device)
 
 
-def begin(run, log, run_of, settings, sources, resume):
-    """Begin an open RunFolder; but with `resume`, where there is something to go on with, return that, for fit_into."""
-    last = unfinished(run.path, run_of.config) if resume else None
-    if last is None:
-        run.begin()
-        log.head(settings, sources, run_of.dataset, run_of.model, run_of.device)
-        run.write_json("config.json", {**run_of.config, "sources": sources})
-    return last
+def begin(folder: RunFolder, log: TrainingLog, run: Prepared, settings: Settings, sources: dict[str, str],
+          resume: bool, start: float) -> tuple[TrainingState, float]:
+    """Begin in an open RunFolder, or with `resume` where the run in it was cut short.
 
-
-def fit_into(run, log, stop, run_of, settings, last, start, after_epoch=lambda epoch: None, processes=ONE_PROCESS):
-    """Train what is Prepared into a RunFolder that `begin` has opened, from `last`, which that returned.
-
-    `start` is the time at which the run began to prepare. Returns what `fit` does, and the seconds that it all took.
-    `after_epoch(Epoch)` is called after each, once the epoch is in the log; what it raises ends the run.
+    `start` is the time() at which the run began to prepare. Returns the state, and `start` less the seconds before.
     """
-    model, config = run_of.model, run_of.config
-    start -= last["seconds"] if last else 0
+    state = new_state(run, settings)
+    last = unfinished(folder.path, run.config) if resume else None
+    broadcast(last and last["state"])
+    if last is None:
+        folder.begin()
+        log.head(settings, sources, run.dataset, state)
+        folder.write_json("config.json", {**run.config, "sources": sources})
+        return state, start
+    state.load(last["state"])
+    folder.resume(last)
+    log.resume(state, differences_of_environment(last["config"]["environment"], run.config["environment"]))
+    if state.is_best:  # the process may have died before it wrote the checkpoint
+        folder.save_checkpoint(run.model, state.epochs, run.config)
+    return state, start - last["seconds"]
 
-    def on_resume(progress):
-        run.go_on(last)
-        log.go_on(progress, differences_of_environment(last["config"]["environment"], config["environment"]))
 
-    def on_batch(*batch):
-        log.on_batch(*batch)
+def fit_into(folder: RunFolder, log: TrainingLog, stop: StopSignals, run: Prepared, settings: Settings,
+             state: TrainingState, start: float) -> Iterator[Epoch]:
+    """Train from a state into the RunFolder that `begin` opened.
+
+    Yields each epoch once it is logged, and saves it when the next one is asked for. StopRequested, with the part of
+    the epoch saved, where a signal has come.
+    """
+    def after_step(step: Step) -> None:
+        log.step(step)
         stop.check()
 
-    def on_epoch(epoch, *figures):
-        log.on_epoch(epoch, *figures)
-        after_epoch(epoch)
+    def save() -> None:
+        folder.save_last(state.saved(), run.config, time.time() - start)
 
     with explained(memory_advice(settings.batch_size, settings.batch_chunk)):
-        selected, best_on_test = fit(
-            model, run_of.dataset, device=run_of.device, **settings.training(), processes=processes,
-            state=processes.broadcast(last and last["state"]), on_resume=on_resume, on_batch=on_batch,
-            on_epoch=on_epoch, on_best=lambda epoch: run.save_checkpoint(model, epoch, config),
-            on_progress=lambda progress: run.save_last(progress.state(), config, time.time() - start),
-        )
-    return selected, best_on_test, time.time() - start
+        try:
+            for epoch in fit(state, run.dataset, **settings.training(), after_step=after_step):
+                log.epoch(epoch)
+                yield epoch
+                save()
+                if state.is_best:
+                    folder.save_checkpoint(run.model, epoch.number, run.config)
+        except StopRequested as stopped:
+            save()
+            stopped.where = f" in epoch {state.epochs + 1}, after {state.part.batches} of its batches"
+            raise
 
 
-def report(run, dataset, selected, result):
-    """Write and show what a finished run came to."""
-    run.save_predictions(**{
+def report(folder: RunFolder, dataset: Dataset, state: TrainingState, result: dict[str, Any]) -> None:
+    """Write and show the outcome of a finished run."""
+    folder.save_predictions(**{
         f"{split}_{name}": value
-        for split, evaluation in (("valid", selected.valid), ("test", selected.test))
+        for split, evaluation in (("valid", state.selected.valid), ("test", state.selected.test))
         for name, value in {
             "ids": dataset.splits[split].ids, "predictions": evaluation.predictions.numpy(),
             "labels": dataset.splits[split].labels.numpy(),
         }.items()
     })
-    run.log(*result_lines(dataset.task, result, selected.test), f"# results in {run.path}")
-    run.finish(result)
+    folder.log(*result_lines(dataset.task, result, state.selected.test), f"# results in {folder.path}")
+    folder.finish(result)
 
 
-def load_trained(folder, **changes):
-    """The model of a run on its device, its data set, its settings, and the epoch it is of.
+def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, Dataset, Settings, int]:
+    """The model of a run on its device, built from the checkpoint alone, its data set, its settings, and its epoch.
 
-    `changes` are settings that differ from the run's, such as where its data is now or the device. UserError where the
-    checkpoint is not one of this code, or does not fit the data.
+    `changes` are settings that differ from the run's, such as the device or the folder of the data. UserError where the
+    checkpoint is not one of this code, does not fit the data, or would give other numbers now.
     """
-    checkpoint = load_checkpoint(folder)
+    checkpoint, path = load_checkpoint(folder), f"{folder}/checkpoint.pt"
     try:
-        recorded, state, epoch = checkpoint["config"]["settings"], checkpoint["model"], checkpoint["epoch"]
+        recorded, weights, epoch = checkpoint["config"]["settings"], checkpoint["model"], checkpoint["epoch"]
         if not is_count(epoch):
             raise TypeError("its epoch is no number")
     except (KeyError, TypeError) as error:
-        raise UserError(f"{folder}/checkpoint.pt was written by another version of this code: {error}") from error
-    settings = replace(read_settings(recorded, f"{folder}/checkpoint.pt"), **changes)
+        raise UserError(f"{path} was written by another version of this code: {error}") from error
+    settings = replace(read_settings(recorded, path), **changes)
+    check_numbers(checkpoint, settings.recorded(), path)
     choose_arithmetic(settings.deterministic, settings.precision)
     device = find_device(settings.device)
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     with explained(f"the model of {folder} does not fit on {device}"):
         model = build(settings, dataset).to(device)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = printable(" ".join(str(error).split()))
-        raise UserError(f"{folder}/checkpoint.pt does not fit the data or the code: {reason}") from error
+        raise UserError(f"{path} does not fit the data or the code: {reason}") from error
     return speed_up(model.eval(), device, settings.precision), dataset, settings, epoch

@@ -4,14 +4,14 @@
     log.txt          what the console showed
     metrics.jsonl    a line an epoch
     checkpoint.pt    state dict and config of the selected epoch, no pickled classes
-    last.pt          all that it takes to go on; it exists until the run is finished
+    last.pt          the state of training, to resume from; it exists until the run is finished
     predictions.npz  of the selected epoch on valid and test, with ids
     result.json      the outcome; it exists once the run is finished
 
-A process can die between any two writes, and what it leaves is a run that can go on. After an epoch the lines of
-log.txt and metrics.jsonl come first, then last.pt, which says how long the two are, so that lines of an epoch that it
-does not know are cut off; then checkpoint.pt, if the epoch is the best so far, which is then made again from last.pt,
-whose model is the same. result.json is the last, when all else is there; then last.pt goes.
+A process can die between any two writes, and the run can be resumed all the same. After an epoch, metrics.jsonl and
+log.txt get their lines first. Then last.pt is written with the lengths of both, and --resume cuts later lines off.
+Then, if the epoch is the best so far, comes checkpoint.pt; --resume writes it again from last.pt. result.json is the
+last, when all else is there; then last.pt goes.
 """
 
 import io
@@ -20,39 +20,56 @@ import os
 import sys
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from src.errors import UserError, printable
 from src.files import FolderLock, keep, write_whole
 from src.runs.result import check_result
 
-FORMAT = 1  # of config.json, checkpoint.pt, last.pt and result.json
+FORMAT = 2  # of config.json, checkpoint.pt, last.pt and result.json; those from 1 on are read
 APPENDED = ("log.txt", "metrics.jsonl")
 
 
-class RunFolder:
-    """Writes the files of a run: `with RunFolder(path) as run:` no other process can, and then `begin` or `go_on`.
+class Change(NamedTuple):
+    """A change of the code by which some runs of earlier formats would compute other numbers now."""
 
-    UserError where another process has it, and where the disk does not take what is written. The console shows what is
-    logged unless `shown` is False.
+    last: int  # format before it
+    concerns: Callable[[dict], Any]  # whether a run with these settings computes other numbers
+    words: str
+
+
+CHANGES = (
+    Change(1, lambda settings: settings["mask_padding"], "mask_padding had another rule for steps that see nothing"),
+)
+
+
+class RunFolder:
+    """Writes the files of a run: `with RunFolder(path) as folder:` locks it, and then comes `begin` or `resume`.
+
+    UserError where another process has it, and where the disk refuses a write. The console shows the log unless `shown`
+    is False.
     """
 
-    def __init__(self, path, shown=True):
+    def __init__(self, path: Path | str, shown: bool = True):
         self.path, self.shown = Path(path), shown
-        self._lock = self._log = None
+        self._lock: Any = None
+        self._log: Any = None
 
-    def __enter__(self):
+    def __enter__(self) -> "RunFolder":
         try:
             self._lock = FolderLock(self.path)
         except OSError as error:
             raise self._unwritable(error) from error
         return self
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         try:
             if self._log:
                 self._log.close()
@@ -63,19 +80,19 @@ class RunFolder:
         if isinstance(error, OSError):
             raise self._unwritable(error) from error
 
-    def _unwritable(self, error):
-        advice = "once that is mended, the same command with --resume goes on" if self._log else "see --results_dir"
+    def _unwritable(self, error: OSError) -> UserError:
+        advice = "once that is mended, give the same command with --resume" if self._log else "see --results_dir"
         return UserError(f"results cannot be written to {self.path}: {error.strerror or error}; {advice}")
 
-    def begin(self):
-        """Start with an empty folder. What stood in it is moved aside to {folder}.1, .2, ..., not lost."""
+    def begin(self) -> None:
+        """Start with an empty folder. An earlier run in it is moved aside to {folder}.1, .2, ..., not lost."""
         if self.path.is_dir() and any(self.path.iterdir()):
             self.path.rename(unused_sibling(self.path))
         self.path.mkdir(exist_ok=True)
         self._log = (self.path / "log.txt").open("a", encoding="utf-8", buffering=1)
 
-    def go_on(self, last):
-        """Bring the files to where they were when `last`, the content of last.pt, was written."""
+    def resume(self, last: dict) -> None:
+        """Cut the files to the lengths that they had when `last`, the content of last.pt, was written."""
         there = {name: size for name, size in self._sizes().items() if size}
         for name, size in last["sizes"].items():
             if not (isinstance(size, int) and 0 <= size <= there.get(name, 0)):
@@ -84,7 +101,7 @@ class RunFolder:
             os.truncate(self.path / name, last["sizes"][name])
         self._log = (self.path / "log.txt").open("a", encoding="utf-8", buffering=1)
 
-    def log(self, *lines):
+    def log(self, *lines: str) -> None:
         """Show lines on the console, above a progress bar if there is one, and keep them in log.txt."""
         for line in lines:
             if self.shown:
@@ -92,50 +109,50 @@ class RunFolder:
             self._log.write(line + "\n")
         sys.stdout.flush()
 
-    def write_json(self, name, content):
+    def write_json(self, name: str, content: dict) -> None:
         """Write config.json or result.json."""
-        content = json.dumps({"format": FORMAT, **content}, indent=2)
-        write_whole(self.path / name, content.encode() + b"\n")
+        text = json.dumps({"format": FORMAT, **content}, indent=2)
+        write_whole(self.path / name, text.encode() + b"\n")
 
-    def append_metrics(self, record):
+    def append_metrics(self, record: dict) -> None:
         """Add a line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             keep(file)
 
-    def save_checkpoint(self, model, epoch, config):
-        """Write checkpoint.pt: the state of the model at an epoch and all that it takes to build it again."""
+    def save_checkpoint(self, model: nn.Module, epoch: int, config: dict) -> None:
+        """Write checkpoint.pt: the weights of an epoch, and the config, from which the model is built again."""
         self._save("checkpoint.pt", {"epoch": epoch, "config": config, "model": model.state_dict()})
 
-    def save_last(self, state, config, seconds):
-        """Write last.pt: the state of a Progress, what it belongs to, and the seconds that it took."""
+    def save_last(self, state: dict, config: dict, seconds: float) -> None:
+        """Write last.pt: what TrainingState.saved returned, the config of the run, and the seconds that it took."""
         keep(self._log)
         self._save("last.pt", {"config": config, "state": state, "sizes": self._sizes(), "seconds": seconds})
 
-    def save_predictions(self, **arrays):
+    def save_predictions(self, **arrays: np.ndarray) -> None:
         """Write predictions.npz."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_whole(self.path / "predictions.npz", buffer.getbuffer())
 
-    def finish(self, result):
-        """Write result.json; then there is nothing to go on with."""
+    def finish(self, result: dict) -> None:
+        """Write result.json, and remove last.pt."""
         keep(self._log)
         self.write_json("result.json", result)
         (self.path / "last.pt").unlink(missing_ok=True)
 
-    def _sizes(self):
-        """The length of each file that lines are appended to, 0 where it has not been begun."""
+    def _sizes(self) -> dict[str, int]:
+        """The length of each file that lines are appended to, 0 where it is not there yet."""
         paths = {name: self.path / name for name in APPENDED}
         return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
 
-    def _save(self, name, content):
-        buffer = io.BytesIO()  # torch would not say what ails the disk
+    def _save(self, name: str, content: dict) -> None:
+        buffer = io.BytesIO()  # an error of torch would not say what is wrong with the disk
         torch.save({"format": FORMAT, **content}, buffer)
         write_whole(self.path / name, buffer.getbuffer())
 
 
-def unused_sibling(path):
+def unused_sibling(path: Path) -> Path:
     """The first of path.1, path.2, ... that does not exist."""
     number = 1
     while path.with_name(f"{path.name}.{number}").exists():
@@ -143,29 +160,28 @@ def unused_sibling(path):
     return path.with_name(f"{path.name}.{number}")
 
 
-def load_checkpoint(folder):
-    """The dict that save_checkpoint wrote into a folder; UserError where there is none that can be read."""
+def load_checkpoint(folder: Path | str) -> dict:
+    """The dict that save_checkpoint wrote into a folder; UserError where it cannot be read."""
     path = Path(folder) / "checkpoint.pt"
     if not path.is_file():
         raise UserError(f"{path} is missing: {folder} is not the folder of a run that has finished an epoch")
     return load_saved(path)
 
 
-def load_last(folder):
+def load_last(folder: Path | str) -> dict | None:
     """The dict that save_last wrote into a folder, None where there is none; UserError where it cannot be read."""
     path = Path(folder) / "last.pt"
     return load_saved(path) if path.is_file() else None
 
 
-def load_saved(path):
-    """The dict of a checkpoint file; nothing in it is run."""
+def load_saved(path: Path) -> dict:
+    """The dict of a checkpoint file; no code in it is run."""
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():  # torch itself does not look at the checksums
                 raise zipfile.BadZipFile(f"{broken} is not what was written")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["format"] != FORMAT:
-            raise UserError(f"{path} has format {printable(saved['format'])}; this version reads {FORMAT}")
+        check_format(saved, path)
     except UserError:
         raise
     except Exception as error:  # a damaged file can fail in any way
@@ -173,10 +189,24 @@ def load_saved(path):
     return saved
 
 
-def read_result(folder):
+def check_format(content: dict, path: Path) -> None:
+    """UserError unless this version reads the format of a file."""
+    if content["format"] not in range(1, FORMAT + 1):
+        raise UserError(f"{path} has format {printable(content['format'])}; this version reads 1 to {FORMAT}")
+
+
+def check_numbers(content: dict, settings: dict, path: Path | str) -> None:
+    """UserError where this version would not compute the numbers of a file's run, from its format and settings."""
+    for change in CHANGES:
+        if content["format"] <= change.last and change.concerns(settings):
+            raise UserError(f"{path} has format {content['format']}, of a time when {change.words}: this version would "
+                            "compute other numbers; train the run again")
+
+
+def read_result(folder: Path | str) -> dict | None:
     """The result.json of a folder, or None where the run has not finished; UserError where it is damaged.
 
-    One without a protocol is of the time when no other files than MulT's could be read.
+    One without a protocol is older than the support of other files than MulT's.
     """
     path = Path(folder) / "result.json"
     if not path.is_file():
@@ -189,8 +219,8 @@ def read_result(folder):
     return result
 
 
-def read_arrays(path):
-    """The arrays of a predictions.npz by name; UserError where there is none that can be read."""
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a predictions.npz by name; UserError where it cannot be read."""
     try:
         with np.load(path) as arrays:
             return dict(arrays)
@@ -201,12 +231,11 @@ def read_arrays(path):
         raise UserError(f"{path} is damaged; train the run again") from error
 
 
-def read_json(path):
+def read_json(path: Path) -> dict:
     """The dict of a config.json or result.json; UserError where it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
-            raise UserError(f"{path} has format {printable(content['format'])}; this version reads {FORMAT}")
+        check_format(content, path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {path.parent} is not the folder of a run") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -90,20 +90,18 @@ class Search:
         if (known := trial.loss(settings.seed)) is not None:
             return known
 
-        def after_epoch(epoch):
-            step = len(before) * settings.num_epochs + epoch.number
-            if trial.is_hopeless(step, statistics.mean([*before, epoch.valid.loss])):
-                raise Pruned
-
-        began, run_of = time.time(), prepare(settings, SPLITS)
+        began, run = time.time(), prepare(settings, SPLITS)
         with (
-            RunFolder(trial.path / f"seed{settings.seed}", shown=False) as run,
-            TrainingLog(run, settings, run_of.dataset) as log,
+            RunFolder(trial.path / f"seed{settings.seed}", shown=False) as folder,
+            TrainingLog(folder, settings, run.dataset) as log,
         ):
-            last = begin(run, log, run_of, settings, sources, resume=True)
-            selected, _, _ = fit_into(run, log, stop, run_of, settings, last, began, after_epoch)
-        trial.keep_loss(settings.seed, selected.valid.loss)
-        return selected.valid.loss
+            state, began = begin(folder, log, run, settings, sources, True, began)
+            for epoch in fit_into(folder, log, stop, run, settings, state, began):
+                step = len(before) * settings.num_epochs + epoch.number
+                if trial.is_hopeless(step, statistics.mean([*before, epoch.valid.loss])):
+                    raise Pruned
+        trial.keep_loss(settings.seed, state.selected.valid.loss)
+        return state.selected.valid.loss
 
     def say(self, number, outcome, rest):
         """A line for a trial that has ended."""

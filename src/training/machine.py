@@ -4,11 +4,13 @@ import ctypes
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from modules.cpu_library import library
 from src.errors import UserError
@@ -18,9 +20,9 @@ CPU_IS_FULL = ("can't allocate memory", "not enough memory", "Storage size calcu
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
 
 
-def keep_freed_memory():
-    """Let glibc keep what a training step frees for the next one, where it would give it back to the system and fault
-    it in again, page by page: a few per cent of a step. Elsewhere nothing happens.
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that a step frees for the next one, which saves a few per cent of a step. By default it
+    returns it to the system and faults it in again, page by page. Without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -28,8 +30,8 @@ def keep_freed_memory():
             mallopt(option, value)
 
 
-def choose_arithmetic(deterministic, precision="float32"):
-    """Make a GPU compute the same numbers each time, or let it be fast. It must be called before a GPU is used."""
+def choose_arithmetic(deterministic: bool, precision: str = "float32") -> None:
+    """Make a GPU compute the same numbers each time, or let it be fast. Must be called before a GPU is used."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -37,8 +39,8 @@ def choose_arithmetic(deterministic, precision="float32"):
     torch.backends.cudnn.benchmark = False
 
 
-def find_device(name):
-    """The torch device of --device; UserError where this machine has none such."""
+def find_device(name: str) -> torch.device:
+    """The torch device of --device; UserError where this machine does not have it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -47,15 +49,15 @@ def find_device(name):
             raise RuntimeError("it is neither cpu nor cuda")
         torch.empty(0, device=device)
         if device.index is not None and device.type == "cuda":
-            torch.cuda.set_device(device)  # for what does not ask which, such as nccl
+            torch.cuda.set_device(device)  # nccl and others take the current one
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"--device {name} cannot be used here: {reason}; try --device cpu") from error
     return device
 
 
-def find_data_device(name, device, size):
-    """Where data of so many bytes is held for a model on a device; UserError where it cannot be there."""
+def find_data_device(name: str, device: torch.device, size: int) -> torch.device:
+    """The device that holds data of `size` bytes for a model on `device`; UserError where it cannot hold it."""
     if name == "cuda" and device.type != "cuda":
         raise UserError(f"--data_device cuda: the model is on {device}; leave it out or train with --device cuda")
     if name == "cpu" or device.type == "cpu":
@@ -67,7 +69,7 @@ def find_data_device(name, device, size):
     return device if name == "cuda" or size <= free / 2 else torch.device("cpu")
 
 
-def speed_up(model, device, precision="float32", compiled=False):
+def speed_up(model: nn.Module, device: torch.device, precision: str = "float32", compiled: bool = False) -> nn.Module:
     """Let a model compute in bfloat16 where that is safe, its predictions in float32, or in float64; and compile it."""
     if precision == "bfloat16":
         forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
@@ -81,18 +83,20 @@ def speed_up(model, device, precision="float32", compiled=False):
     return model
 
 
-def is_out_of_memory(error):
-    """Whether an exception says that memory ran out, on a GPU or not."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in CPU_IS_FULL)
 
 
 class TrainingError(UserError):
-    """Training fails by what its settings ask for: it diverges, or memory is too small. Others may do."""
+    """Training fails with these settings: it diverges, or memory is too small. Other settings may work."""
 
 
 @contextmanager
-def explained(advice):
-    """TrainingError, with the advice, where memory runs out inside; UserError where --deterministic asks too much."""
+def explained(advice: str) -> Iterator[None]:
+    """TrainingError, with the advice, where memory runs out in the block; UserError where an operation that it uses has
+    no deterministic form.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -104,8 +108,8 @@ def explained(advice):
         raise
 
 
-def memory_advice(batch_size, batch_chunk):
-    """What to try where a step does not fit."""
+def memory_advice(batch_size: int, batch_chunk: int) -> str:
+    """The settings to try where a step does not fit into memory."""
     if batch_chunk >= batch_size:
         return f"not even 1 sample of --batch_size {batch_size} fits; try a smaller --embed_dim or --nlevels"
     parts = f"{batch_chunk} parts" if batch_chunk > 1 else "1 part"
@@ -115,8 +119,8 @@ def memory_advice(batch_size, batch_chunk):
     )
 
 
-def environment(device):
-    """What a number depends on besides the settings."""
+def environment(device: torch.device) -> dict[str, str | int]:
+    """The machine and the versions, on which numbers depend besides the settings."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": process_count(),
@@ -129,10 +133,10 @@ def environment(device):
     }
 
 
-def git_commit():
+def git_commit() -> str:
     """The commit of this code, with '+changes' where the work tree differs; 'unknown' outside a checkout."""
     root = Path(__file__).resolve().parents[2]
-    def git(*arguments):
+    def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")

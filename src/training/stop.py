@@ -1,8 +1,14 @@
 """A run that is asked to stop, by Ctrl-C, kill or a batch system, ends after its step."""
 
 import os
+import shlex
 import signal
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from src.training.distributed import is_first, largest, launcher
 
 EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a terminal is closed
     signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129,
@@ -10,47 +16,54 @@ EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a ter
 
 
 class StopRequested(SystemExit):
-    """A run was asked to stop, and has. `code` is what its process exits with, `where` how far it had come."""
+    """A signal asked a run to stop. `code` is the exit code of its process, `where` says how far it had come."""
 
     where = ""
 
-    def __init__(self, number):
-        super().__init__(EXIT_CODES[number])
+    def __init__(self, number: int):
+        super().__init__(EXIT_CODES[signal.Signals(number)])
         self.signal = signal.Signals(number).name
+
+    def say(self, argv: list[str]) -> int:
+        """Tell the user of main.py how to resume; returns the exit code."""
+        if is_first():
+            again = [*argv, "--resume"] if "--resume" not in argv else argv
+            command = shlex.join([*launcher(), "main.py", *again])
+            print(f"# stopped by {self.signal}{self.where}; to resume: {command}", file=sys.stderr)
+        return EXIT_CODES[signal.Signals[self.signal]]
 
 
 class StopSignals:
     """`with StopSignals() as stop:` keeps the first signal for `stop.check()` to find; a second exits at once."""
 
-    def __init__(self, silent=False):
-        self.received = None
-        self._silent = silent
-        self._handlers = {}
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._handlers: dict = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "StopSignals":
         self._handlers = handle_with(self._receive)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         restore(self._handlers)
 
-    def _receive(self, number, frame):
+    def _receive(self, number: int, frame: Any) -> None:
         if self.received is not None:
-            os._exit(EXIT_CODES[number])
+            os._exit(EXIT_CODES[signal.Signals(number)])
         self.received = number
-        if not self._silent:
+        if is_first():
             os.write(2, b"# stopping after this step; a second signal stops at once\n")
 
-    def check(self):
-        """StopRequested, if a signal has come."""
-        if self.received is not None:
-            raise StopRequested(self.received)
+    def check(self) -> None:
+        """Raise StopRequested if a signal has come, to this process or to another of the same run."""
+        if number := largest(self.received or 0):
+            raise StopRequested(number)
 
 
 @contextmanager
-def interrupted_by_signals():
-    """StopRequested is raised wherever the process is when a signal comes, as KeyboardInterrupt is for Ctrl-C."""
-    def interrupt(number, frame):
+def interrupted_by_signals() -> Iterator[None]:
+    """A signal raises StopRequested at any place in the block, as Ctrl-C raises KeyboardInterrupt."""
+    def interrupt(number: int, frame: Any) -> None:
         raise StopRequested(number)
     handlers = handle_with(interrupt)
     try:
@@ -59,13 +72,13 @@ def interrupted_by_signals():
         restore(handlers)
 
 
-def handle_with(handler):
-    """Let a handler take the signals, but those that are ignored, as after nohup; returns what `restore` takes."""
+def handle_with(handler: Callable) -> dict:
+    """Give the signals a handler, but not those that are ignored, as after nohup; returns the argument of `restore`."""
     return {number: signal.signal(number, handler) for number in EXIT_CODES
             if signal.getsignal(number) != signal.SIG_IGN}
 
 
-def restore(handlers):
-    """Give the signals back to those who had them."""
+def restore(handlers: dict) -> None:
+    """Give the signals their handlers of before."""
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -131,7 +131,7 @@ def test_a_grid_survives_the_loss_of_a_node(cluster, folder):
     assert process.returncode == 1
     assert out.count(": done in") == 2
     assert "## mine, unaligned" in out
-    assert "# goes on after" in (run_folder(folder, seed) / "log.txt").read_text()
+    assert "# resumes after" in (run_folder(folder, seed) / "log.txt").read_text()
     assert "# FAILED: mine unaligned MulT seed3\n#   error: results cannot be written to" in err
     assert (folder / "results/logs/mine-unaligned-MulT-seed3.log").read_text().count("error: ") == 1
 

@@ -12,6 +12,7 @@ from src.data.specs import find_spec
 from src.dataset import Dataset, load_dataset
 from src.models import MODELS, build_model
 from src.train import fit
+from src.training.state import TrainingState
 from tests.data_files import make_splits, write_dataset
 
 DIMS, UNALIGNED, ALIGNED = (6, 4, 5), (5, 14, 17), (9, 9, 9)
@@ -154,11 +155,10 @@ def in_float64(split):
 def test_training_is_the_same(name, tmp_path):
     """Up to rounding, and with evaluations in other batches: they go by length where padding is trimmed."""
     def losses(trim_padding):
-        model, kept = model_of(name, UNALIGNED, trim_padding=trim_padding, output_dim=1), []
-        fit(model, dataset, optim="Adam", lr=0.01, num_epochs=3, when=20, early_stop=0, batch_size=4, batch_chunk=1,
-            clip=0.8, seed=1, trim_padding=trim_padding,
-            on_epoch=lambda epoch, train_loss, *_: kept.append((train_loss, epoch.valid.loss, epoch.test.loss)))
-        return torch.tensor(kept)
+        model = model_of(name, UNALIGNED, trim_padding=trim_padding, output_dim=1)
+        state = TrainingState(model, optim="Adam", lr=0.01, when=20, seed=1)
+        epochs = fit(state, dataset, num_epochs=3, batch_size=4, clip=0.8, trim_padding=trim_padding)
+        return torch.tensor([(epoch.train_loss, epoch.valid.loss, epoch.test.loss) for epoch in epochs])
 
     write_dataset(tmp_path, "mine", make_splits(lens=UNALIGNED, dims=DIMS), aligned=False)
     dataset = load_dataset(find_spec("mine"), tmp_path)

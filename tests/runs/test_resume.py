@@ -83,7 +83,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on(folder, whole, capsys, monk
         assert main(FLAGS) == 2
     message = capsys.readouterr().err
     assert re.fullmatch("error: results cannot be written to .*: No space left on device; once that is mended, "
-                        "the same command with --resume goes on\n", message)
+                        "give the same command with --resume\n", message)
     assert not list(folder.rglob("*.tmp"))
     assert main([*FLAGS, "--resume"]) == 0
     assert outcome(folder / "results" / RUN) == whole
@@ -148,31 +148,31 @@ def wait_for(path):
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
 def test_a_signal_writes_a_checkpoint_and_names_what_goes_on(folder, whole, monkeypatch, capsys, sent, code):
     """In the middle of the second epoch, by way of a batch that signals its own process."""
-    on_batch = TrainingLog.on_batch
+    log_step = TrainingLog.step
 
-    def signalling(log, epoch, i, *rest):
-        on_batch(log, epoch, i, *rest)
-        if (epoch, i) == (2, 1):
+    def signalling(log, step):
+        log_step(log, step)
+        if (step.epoch, step.number) == (2, 1):
             os.kill(os.getpid(), sent)
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLog, "on_batch", signalling)
+        patch.setattr(TrainingLog, "step", signalling)
         assert main(FLAGS) == code
     said = capsys.readouterr().err
-    command = shlex.split(re.search("to go on: (.*)", said)[1])
+    command = shlex.split(re.search("to resume: (.*)", said)[1])
     assert command[:2] == ["python", "main.py"]
     assert main(command[2:]) == 0
-    assert "# goes on after epoch 1 and 2 batches of the next" in capsys.readouterr().out
+    assert "# resumes after epoch 1 and 2 batches of the next" in capsys.readouterr().out
     assert outcome(folder / "results" / RUN) == whole
 
 
 def test_a_stop_in_the_first_epoch_and_a_death_before_its_checkpoint(folder, whole, monkeypatch):
     """The line of the first epoch is there, and the checkpoint does not know it."""
-    def stop(log, *batch):
+    def stop(log, step):
         raise StopRequested(signal.SIGTERM)
 
     def die(*arguments):
         raise OSError("died")
-    for name, cut_short, code in (("on_batch", stop, 143), ("on_epoch", TrainingLog.on_epoch, 2)):
+    for name, cut_short, code in (("step", stop, 143), ("epoch", TrainingLog.epoch, 2)):
         with monkeypatch.context() as patch:
             patch.setattr(TrainingLog, name, cut_short)
             if code == 2:
@@ -191,7 +191,7 @@ def test_a_second_signal_ends_at_once_and_the_run_goes_on_all_the_same(folder, c
     os.kill(process.pid, signal.SIGTERM)
     os.kill(process.pid, signal.SIGCONT)
     assert process.wait(timeout=30) in (130, 143)
-    assert "to go on" not in process.stderr.read()
+    assert "to resume" not in process.stderr.read()
 
 
 def test_two_processes_on_one_folder(folder, capsys):

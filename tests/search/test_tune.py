@@ -163,7 +163,7 @@ def test_processes_share_a_study_and_one_that_ends_early_loses_nothing(folder, f
     assert ours["values"] == alone["values"]  # to the last bit, and none of them twice
     assert len(ours["values"]) == ours["trials"]["complete"] == 4
     logs = [path.read_text() for path in (folder / STUDY).glob("trials/*/seed*/log.txt")]
-    assert (len(logs), sum("# goes on after epoch" in log for log in logs)) == (8, 1)
+    assert (len(logs), sum("# resumes after epoch" in log for log in logs)) == (8, 1)
     assert ("the same command goes on" in (folder / "console").read_text()) == (sent == signal.SIGTERM)
 
 

@@ -1,5 +1,7 @@
 """The engine: what a step computes, what an epoch is chosen by, and what stops a run."""
 
+import copy
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,8 @@ from src import train
 from src.dataset import Dataset, Split
 from src.errors import UserError
 from src.tasks import EmotionClassification, SentimentRegression
+from src.training.state import TrainingState
+from src.training.stop import StopRequested
 
 SIZES = {"batch_size": 8, "clip": 0.8}
 
@@ -43,15 +47,16 @@ def make_dataset(task):
                           "test": make_split(7, task, 2)}, [])
 
 
-def one_epoch(batch_chunk, task, **options):
+def state_of(model, **options):
+    return TrainingState(model, **{"optim": "Adam", "lr": 0.05, "when": 20, "seed": 3, **options})
+
+
+def one_epoch(batch_chunk, task):
+    """The Steps, the mean loss and the parameters of an epoch of plain gradient descent."""
     torch.manual_seed(0)
-    model = Linear(task.output_dim)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    loss = train.train_one_epoch(
-        model, make_split(21, task), task, optimizer, batch_chunk=batch_chunk,
-        generator=torch.Generator().manual_seed(1), **SIZES, **options,
-    )
-    return loss, torch.cat([p.detach().flatten() for p in model.parameters()])
+    state, split = state_of(Linear(task.output_dim), optim="SGD", lr=0.1, seed=1), make_split(21, task)
+    steps = list(train.train_one_epoch(state, split, task, batch_chunk=batch_chunk, **SIZES))
+    return steps, state.part.loss_sum / len(split), state.trained[0].detach().clone()
 
 
 every_task = pytest.mark.parametrize("task", [SentimentRegression(), EmotionClassification()], ids=["score", "emotion"])
@@ -60,16 +65,15 @@ every_task = pytest.mark.parametrize("task", [SentimentRegression(), EmotionClas
 @every_task
 @pytest.mark.parametrize("batch_chunk", [2, 3, 5, 100])
 def test_batch_chunk_is_the_same_step(batch_chunk, task):
-    loss, parameters = one_epoch(1, task)
-    chunked_loss, chunked_parameters = one_epoch(batch_chunk, task)
+    _, loss, parameters = one_epoch(1, task)
+    _, chunked_loss, chunked_parameters = one_epoch(batch_chunk, task)
     assert chunked_loss == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(chunked_parameters, parameters, rtol=1e-5, atol=1e-6)
 
 
 def test_every_sample_is_seen_once_an_epoch():
-    sizes = []
-    one_epoch(1, SentimentRegression(), on_batch=lambda i, samples, loss: sizes.append((i, samples)))
-    assert sizes == [(0, 8), (1, 8), (2, 5)]
+    steps, _, _ = one_epoch(1, SentimentRegression())
+    assert [(step.epoch, step.number, step.samples) for step in steps] == [(1, 0, 8), (1, 1, 8), (1, 2, 5)]
 
 
 @every_task
@@ -84,9 +88,10 @@ def test_evaluation_does_not_depend_on_the_batch_size(task):
         torch.testing.assert_close(parts.predictions, whole.predictions)
 
 
-def fit_options(**options):
-    return {"optim": "Adam", "lr": 0.05, "num_epochs": 4, "when": 20, "early_stop": 0, "batch_chunk": 1, "seed": 3,
-            **SIZES, **options}
+def fit(model, dataset, when=20, **options):
+    """The state after a whole training, and its epochs."""
+    state = state_of(model, when=when)
+    return state, list(train.fit(state, dataset, **{"num_epochs": 4, **SIZES, **options}))
 
 
 @pytest.fixture
@@ -100,20 +105,19 @@ def scripted_losses(monkeypatch):
 
 def test_the_epoch_is_chosen_by_validation_and_the_other_kept_apart(scripted_losses):
     scripted_losses([(0.9, 0.5), (0.7, 0.8), (0.8, 0.3), (0.7, 0.4)])
-    best = []
-    selected, best_on_test = train.fit(
-        Linear(), make_dataset(SentimentRegression()), **fit_options(), on_best=best.append
-    )
+    state = state_of(Linear())
+    best = [epoch.number for epoch in train.fit(state, make_dataset(SentimentRegression()), num_epochs=4, **SIZES)
+            if state.is_best]
+    selected = state.selected
     assert (selected.number, selected.valid.loss, selected.test.loss) == (2, 0.7, 0.8)
-    assert best_on_test.number == 3
+    assert state.best_on_test.number == 3
     assert best == [1, 2]
 
 
 def test_early_stop_and_falling_learning_rate(scripted_losses):
     scripted_losses([(0.5, 0)] + [(0.6, 0)] * 9)
-    rates = []
-    train.fit(Linear(), make_dataset(SentimentRegression()), **fit_options(num_epochs=10, early_stop=5, when=2),
-              on_epoch=lambda epoch, train_loss, lr, seconds: rates.append(lr))
+    _, epochs = fit(Linear(), make_dataset(SentimentRegression()), num_epochs=10, early_stop=5, when=2)
+    rates = [epoch.lr for epoch in epochs]
     assert rates == pytest.approx([0.05] * 4 + [0.005] * 2)  # epochs 2, 3 and 4 were no better; 6 is the last
 
 
@@ -121,10 +125,8 @@ def test_early_stop_and_falling_learning_rate(scripted_losses):
 def test_training_learns_and_repeats_itself(task):
     def losses():
         torch.manual_seed(5)
-        kept = []
-        train.fit(Linear(task.output_dim, dropout=0.2), make_dataset(task), **fit_options(num_epochs=8),
-                  on_epoch=lambda epoch, train_loss, *rest: kept.append((train_loss, epoch.valid.loss)))
-        return kept
+        _, epochs = fit(Linear(task.output_dim, dropout=0.2), make_dataset(task), num_epochs=8)
+        return [(epoch.train_loss, epoch.valid.loss) for epoch in epochs]
     once = losses()
     assert once == losses()
     assert once[-1][0] < once[0][0]
@@ -138,7 +140,7 @@ def test_divergence_names_epoch_batch_and_samples_and_is_no_result(split, words)
     dataset = make_dataset(SentimentRegression())
     dataset.splits[split].features[0][4] = float("nan")
     with pytest.raises(UserError, match=f"training diverged in epoch 1: {words}"):
-        train.fit(Linear(), dataset, **fit_options(batch_size=4))
+        fit(Linear(), dataset, batch_size=4)
 
 
 def test_a_gradient_that_is_not_finite_ends_training():
@@ -148,14 +150,43 @@ def test_a_gradient_that_is_not_finite_ends_training():
             prediction.register_hook(lambda gradient: gradient * float("inf"))
             return prediction, hidden
     with pytest.raises(UserError, match=r"batch 0 is \d.* and its gradient has norm (inf|nan); it is the first"):
-        train.fit(Explosive(), make_dataset(SentimentRegression()), **fit_options())
+        fit(Explosive(), make_dataset(SentimentRegression()))
+
+
+def test_a_search_may_leave_the_loop():
+    """What is left out of a training that was left early is not made up later."""
+    state = state_of(Linear())
+    for epoch in train.fit(state, make_dataset(SentimentRegression()), num_epochs=4, **SIZES):
+        if epoch.number == 2:
+            break
+    assert state.epochs == 2
+
+
+def test_a_step_may_stop_training_and_the_state_resumes():
+    """In the middle of an epoch; the resumed training is the uninterrupted one to the last bit."""
+    def stop(step):
+        if (step.epoch, step.number) == (2, 1):
+            raise StopRequested(signal.SIGTERM)
+    dataset, task = make_dataset(SentimentRegression()), SentimentRegression()
+    torch.manual_seed(0)
+    _, whole = fit(Linear(task.output_dim, dropout=0.2), dataset)
+    torch.manual_seed(0)
+    state = state_of(Linear(task.output_dim, dropout=0.2))
+    with pytest.raises(StopRequested):
+        list(train.fit(state, dataset, num_epochs=4, after_step=stop, **SIZES))
+    saved = copy.deepcopy(state.saved())
+    assert (saved["epochs"], saved["part"]["batches"]) == (1, 2)
+    resumed = state_of(Linear(task.output_dim, dropout=0.2))
+    resumed.load(saved)
+    rest = list(train.fit(resumed, dataset, num_epochs=4, **SIZES))
+    assert [(e.number, e.train_loss, e.valid.loss) for e in rest] == [
+        (e.number, e.train_loss, e.valid.loss) for e in whole[1:]]
 
 
 @pytest.mark.parametrize("together", [1, 2, 3])
-def test_what_is_looked_at_together_is_told_one_by_one(together, monkeypatch):
-    """On a GPU the losses of some batches are looked at together, and the last ones at the end of the epoch."""
-    told = []
+def test_steps_that_are_checked_together_come_one_by_one(together, monkeypatch):
+    """On a GPU the losses of some steps are checked together, and the last ones at the end of the epoch."""
     monkeypatch.setattr(train, "checked_together", lambda device: together)
-    loss, _ = one_epoch(1, SentimentRegression(), on_batch=lambda *batch: told.append(batch))
-    assert [(i, samples) for i, samples, _ in told] == [(0, 8), (1, 8), (2, 5)]
-    assert sum(samples * each for _, samples, each in told) / 21 == pytest.approx(loss)
+    steps, loss, _ = one_epoch(1, SentimentRegression())
+    assert [(step.number, step.samples) for step in steps] == [(0, 8), (1, 8), (2, 5)]
+    assert sum(step.samples * step.loss for step in steps) / 21 == pytest.approx(loss)
