@@ -19,7 +19,7 @@ from src.runs.run_folder import RunFolder, check_numbers, load_checkpoint
 from src.runs.stock_checkpoint import initialise
 from src.settings import Settings, read_settings
 from src.train import Step, fit
-from src.training.distributed import broadcast, device_of_process, is_first
+from src.training.distributed import broadcast, collect, device_of_process, is_first
 from src.training.machine import (
     choose_arithmetic,
     environment,
@@ -75,8 +75,9 @@ def train(settings: Settings, sources: dict[str, str], path: Path, resume: bool 
         print(f"# {path} is finished: nothing to do")
         return
     run = prepare(settings)
-    if difference := difference_of_runs(broadcast(run.config), run.config):
-        raise UserError(f"all processes need the same settings and data, and this one has others ({difference})")
+    for config in collect([run.config]):
+        if difference := difference_of_runs(config, run.config):
+            raise UserError(f"all processes need the same settings and data, and two have others ({difference})")
     if not is_first():
         follow(run, settings)
         return

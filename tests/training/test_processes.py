@@ -1,4 +1,4 @@
-"""A run in several processes is the run in one; they end together, whatever ends them, and one of them speaks."""
+"""A run in several processes is the run in one. They end together, whatever ends them, and at least one says why."""
 
 import importlib
 import json
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,16 +20,16 @@ import torch
 
 from main import main
 from modules.cpu_library import library
+from src import train
 from src.data.specs import find_spec
-from src.dataset import Split, load_dataset
+from src.dataset import load_dataset
 from src.errors import UserError
 from src.files import FolderLock
 from src.models import ablations_of, build
-from src.runs import run as running
 from src.runs.run_folder import load_last
 from src.settings import parse_flags, resolve
 from src.tasks import SentimentRegression
-from src.training.distributed import ONE_PROCESS, SeveralProcesses, find_processes
+from src.training import distributed
 from tests.data_files import make_splits, write_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -73,8 +74,8 @@ def run_in_processes(flags, count=2, sabotage=lambda rank: None):
             end_with(lambda rank=rank: (sabotage(rank), main(flags))[1])
         children.append(child)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return [SimpleNamespace(code=code, out=Path(f"out{rank}").read_text(), err=Path(f"err{rank}").read_text())
-            for rank, code in enumerate(codes)]
+    return [SimpleNamespace(rank=rank, code=code, out=Path(f"out{rank}").read_text(),
+                            err=Path(f"err{rank}").read_text()) for rank, code in enumerate(codes)]
 
 
 def end_with(command):
@@ -136,7 +137,7 @@ def assert_close(results, others, run=RUN):
       for only in ([], ["--lonly"], ["--aonly"], ["--vonly"], ["--embed_dim", "12"])),
 ], ids=" ".join)
 def test_each_parameter_has_a_gradient(folder, flags):
-    """DistributedDataParallel would wait for one that does not come."""
+    """None is trained in vain: the mean over processes and the optimizer take all of them."""
     settings, _ = resolve(parse_flags([*FLAGS, *flags]))
     dataset = load_dataset(settings.spec)
     features, padding, labels = dataset.splits["train"].batch(range(5))
@@ -147,14 +148,28 @@ def test_each_parameter_has_a_gradient(folder, flags):
 
 @pytest.mark.parametrize("count", [2, 3, 8])
 @pytest.mark.parametrize("size", [1, 2, 5, 24])
-def test_a_batch_is_shared_out(count, size):
+def test_a_batch_is_shared_out(count, size, monkeypatch):
     """The mean over processes of their weighted means is the mean of the batch."""
     indices, values = torch.randperm(size), torch.rand(size, dtype=torch.float64)
-    shares = [SeveralProcesses(rank, 0, count, ()).share(indices) for rank in range(count)]
+    shares = []
+    monkeypatch.setattr(distributed, "process_count", lambda: count)
+    for rank in range(count):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(distributed.share(indices, 1))
     assert all(len(own) for own, _ in shares)
     assert sorted(i for own, weight in shares if weight for i in own.tolist()) == list(range(size))
     means = torch.stack([weight * values[own].mean() for own, weight in shares])
     assert means.mean().item() == pytest.approx(values.mean().item())
+
+
+def test_dropout_differs_between_processes_and_steps_and_comes_again(monkeypatch):
+    monkeypatch.setattr(distributed, "process_count", lambda: 2)
+    def draw(rank, *key):
+        monkeypatch.setattr(distributed, "rank", lambda: rank)
+        distributed.share(torch.arange(4), *key)
+        return torch.rand(1).item()
+    assert len({draw(rank, 1, epoch, step) for rank in (0, 1) for epoch in (1, 2) for step in (0, 1)}) == 8
+    assert draw(1, 1, 2, 0) == draw(1, 1, 2, 0)
 
 
 @pytest.mark.parametrize("flags, run", [
@@ -178,14 +193,9 @@ def test_two_processes_compute_what_one_does(folder, capsys, flags, run):
 
 def test_in_float64_two_processes_differ_by_nothing_that_counts(folder):
     """What is left in float32 is rounding, which training makes larger from step to step."""
-    def in_float64(rank):
-        batch = Split.batch
-        running.build = lambda *arguments: build(*arguments).double()
-        Split.batch = lambda *arguments: tuple(
-            tuple(x.double() for x in part) if i == 0 else part for i, part in enumerate(batch(*arguments)))
-    flags = [*FLAGS, *NO_DROPOUT, "--model", "PMR", "--num_epochs", "8", "--lr", "0.01"]
+    flags = [*FLAGS, *NO_DROPOUT, "--model", "PMR", "--num_epochs", "8", "--lr", "0.01", "--precision", "float64"]
     for count in (1, 2):
-        done = run_in_processes([*flags, "--results_dir", str(count)], count, in_float64)
+        done = run_in_processes([*flags, "--results_dir", str(count)], count)
         assert [process.code for process in done] == [0] * count, done[0].err
     one, two = (outcome(folder / count, PMR_RUN)[0] for count in ("1", "2"))
     assert one[-1]["train_loss"] < 0.9 * one[0]["train_loss"]
@@ -224,37 +234,33 @@ def test_a_signal_to_one_stops_all_after_the_same_step(folder, whole):
     first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank and at_step(STEP, send(signal.SIGTERM)))
     assert (first.code, second.code) == (143, 143)
     assert second.err == ""
-    said = re.fullmatch("# stopped by SIGTERM in epoch 2, after 3 of its batches; to go on: (.*)\n", first.err)
+    said = re.fullmatch("# stopped by SIGTERM in epoch 2, after 3 of its batches; to resume: (.*)\n", first.err)
     command = shlex.split(said[1])
     assert command[:4] == ["torchrun", "--nproc_per_node", "2", "main.py"]
     first, second = run_in_processes(command[4:])
-    assert "# goes on after epoch 1 and 3 batches of the next\n" in first.out
+    assert "# resumes after epoch 1 and 3 batches of the next\n" in first.out
     assert (first.code, second.code) == (0, 0)
     assert outcome(folder / "results") == whole
 
 
-@pytest.mark.parametrize("place, batches", [
-    ((SentimentRegression, "loss"), 2), ((SeveralProcesses, "mean"), 0)], ids=["in a pass", "after the step"])
-def test_a_process_that_is_lost_ends_the_run_and_it_goes_on(folder, whole, place, batches):
-    """After a step whose loss is not known, what the last epoch left stands."""
-    step = STEP if place[1] == "loss" else 5
-    first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank and at_step(step, send(signal.SIGKILL), place))
-    assert (first.code, second.code) == (3, -signal.SIGKILL)
-    assert re.fullmatch("# stopped by the loss of another process in epoch 2, after 2 of its batches; to go on: "
-                        "torchrun .*\n", first.err)
-    assert load_last(folder / "results" / RUN)["state"]["part"]["batches"] == batches
+LOST = "error: another process of this run has ended, .*; --resume resumes the run after its last epoch\n"
+
+
+@pytest.mark.parametrize("place", [(SentimentRegression, "loss"), (train, "mean")], ids=["in a pass", "after it"])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_lost_ends_the_run_and_it_resumes(folder, whole, place, lost):
+    """After its last epoch."""
+    step = STEP if place[1] == "loss" else 10  # the mean is taken of the gradient and of the loss
+    done = run_in_processes(FLAGS, sabotage=lambda rank: rank == lost and at_step(step, send(signal.SIGKILL), place))
+    assert (done[lost].code, done[1 - lost].code) == (-signal.SIGKILL, 2)
+    assert re.fullmatch(LOST, done[1 - lost].err)
+    last = load_last(folder / "results" / RUN)["state"]
+    assert (last["epochs"], last["part"]["batches"]) == (1, 0)
     assert [process.code for process in run_in_processes([*FLAGS, "--resume"])] == [0, 0]
     assert outcome(folder / "results") == whole
 
 
-def test_the_first_process_may_be_lost_too(folder, whole):
-    first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank or at_step(STEP, send(signal.SIGKILL)))
-    assert (first.code, second.code, second.err) == (-signal.SIGKILL, 3, "")
-    assert [process.code for process in run_in_processes([*FLAGS, "--resume"])] == [0, 0]
-    assert outcome(folder / "results") == whole
-
-
-def test_a_run_goes_on_in_another_number_of_processes(folder, capsys):
+def test_a_run_resumes_in_another_number_of_processes(folder, capsys):
     flags = [*FLAGS, *NO_DROPOUT]
     assert main([*flags, "--results_dir", "one"]) == 0
     stopping = {"sabotage": lambda rank: at_step(STEP, send(signal.SIGTERM))}
@@ -263,7 +269,7 @@ def test_a_run_goes_on_in_another_number_of_processes(folder, capsys):
     (alone,) = run_in_processes([*flags, "--resume"], count=1, **stopping)
     assert alone.code == 143
     assert "# processes is 2 and 1: before and now; " in alone.out
-    assert "to go on: python main.py" in alone.err
+    assert "to resume: python main.py" in alone.err
     first, *others = run_in_processes([*flags, "--resume"], count=3)
     assert [first.code, *(process.code for process in others)] == [0, 0, 0]
     assert "# processes is 1 and 3: before and now; " in first.out
@@ -279,62 +285,97 @@ def test_a_run_goes_on_in_another_number_of_processes(folder, capsys):
     (["--eval", "results"], "--eval takes one process"),
     (["--repeat", "results"], "results has no result.json"),
 ], ids=lambda value: value[-2] if isinstance(value, list) else "")
-def test_an_error_is_said_once(folder, flags, words):
-    first, second = run_in_processes(flags)
-    assert (first.code, second.code, second.err) == (2, 2, "")
-    assert re.fullmatch(f"error: {words}.*\n", first.err)
+def test_an_error_is_said(folder, flags, words):
+    """By the first process; another one says the same, or that a process has ended."""
+    for process in run_in_processes(flags):
+        assert process.code == 2
+        assert re.fullmatch(f"error: {words}.*\n" if process.rank == 0 else f"error: {words}.*\n|{LOST}", process.err)
 
 
-def test_an_error_of_one_is_that_of_all(folder):
+def test_an_error_of_one_ends_all(folder):
     def elsewhere(rank):
         if rank:
             os.chdir("/")
     first, second = run_in_processes(FLAGS, sabotage=elsewhere)
-    assert (first.code, second.code, second.err) == (2, 2, "")
-    assert re.fullmatch("error: rank 1: data/mine_data_noalign.pkl is missing.*\n", first.err)
+    assert (first.code, second.code) == (2, 2)
+    assert re.fullmatch("error: data/mine_data_noalign.pkl is missing.*\n", second.err)
+    assert re.fullmatch(LOST, first.err)
     assert not Path("results").exists()
 
 
 def test_other_settings_in_another_process_are_an_error(folder):
     first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank and FLAGS.extend(["--lr", "0.5"]))
-    assert (first.code, second.code, second.err) == (2, 2, "")
-    assert re.fullmatch(r"error: rank 1: all processes need the same .* \(lr is 0.001 and 0.5\)\n", first.err)
+    assert (first.code, second.code) == (2, 2)
+    assert re.fullmatch(r"error: all processes need the same .* \(lr is 0.5 and 0.001\)\n", first.err)
 
 
 def test_a_locked_folder_ends_all(folder):
     lock = FolderLock(Path("results") / RUN)
     first, second = run_in_processes(FLAGS)
     lock.release()
-    assert (first.code, second.code, second.err) == (2, 2, "")
+    assert (first.code, second.code) == (2, 2)
     assert re.fullmatch(f"error: results/{RUN} is being written by process .*\n", first.err)
+    assert re.fullmatch(LOST, second.err)
 
 
 def test_a_process_without_memory_says_so_and_the_others_end(folder):
     first, second = run_in_processes(FLAGS, sabotage=lambda rank: rank and at_step(STEP, out_of_memory))
-    assert (first.code, second.code) == (3, 2)
+    assert (first.code, second.code) == (2, 2)
     assert re.fullmatch("error: out of memory: .*\n", second.err)
-    assert re.fullmatch("# stopped by the loss of another process in epoch 2, after 2 of its batches; .*\n", first.err)
+    assert re.fullmatch(LOST, first.err)
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+            str(ROOT / "main.py")]
 
 
 def test_torchrun(folder):
     """As a user starts it."""
     flags = [*FLAGS, *NO_DROPOUT, "--num_epochs", "1", "--results_dir"]
     assert main([*flags, "one"]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*command, str(ROOT / "main.py"), *flags, "two"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*TORCHRUN, *flags, "two"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.count("# results in two")) == (0, 1), done.stderr
     assert_close(folder / "two", folder / "one")
+
+
+def test_torchrun_with_a_wrong_flag(folder):
+    done = subprocess.run([*TORCHRUN, *FLAGS, "--lr", "fast"], capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "error: argument --lr: invalid positive value: 'fast'" in done.stderr
+
+
+def test_torchrun_that_is_stopped(folder):
+    """It passes SIGTERM on; the run stops after the same step in all processes, and resumes."""
+    with open("said", "w", encoding="utf-8") as said:
+        process = subprocess.Popen([*TORCHRUN, *FLAGS, "--num_epochs", "100000"], stdout=said, stderr=said)
+        try:
+            deadline = time.time() + 300
+            while not (folder / "results" / RUN / "checkpoint.pt").exists() and time.time() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=300)
+        finally:
+            process.kill()
+    stopped = re.search("# stopped by SIGTERM in epoch ([0-9]+), after ([0-9]+) of its batches; to resume: torchrun",
+                        Path("said").read_text())
+    last = load_last(folder / "results" / RUN)["state"]
+    assert (last["epochs"] + 1, last["part"]["batches"]) == tuple(map(int, stopped.groups()))
+    stopping = {"sabotage": lambda rank: at_step(0, send(signal.SIGTERM))}
+    again = run_in_processes([*FLAGS, "--num_epochs", "100000", "--resume"], **stopping)
+    assert [process.code for process in again] == [143, 143]
+    assert f"# resumes after epoch {last['epochs']}" in again[0].out
 
 
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0", "WORLD_SIZE": "1"}, {"WORLD_SIZE": "2"}], ids=str)
 def test_without_torchrun_there_is_one_process(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert find_processes() is ONE_PROCESS
+    distributed.join()
+    assert (distributed.process_count(), distributed.rank(), distributed.is_first()) == (1, 0, True)
 
 
 def test_an_environment_that_makes_no_sense(monkeypatch):
     monkeypatch.setenv("RANK", "first")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"torchrun's: .*'first'"):
-        find_processes()
+    with pytest.raises(UserError, match=r"process first of torchrun does not reach the others: .*'first'"):
+        distributed.join()
