@@ -4,6 +4,7 @@ src/data/specs.py names the file of a data set, src/data/formats.py describes it
 """
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ class Split:
 class Dataset:
     """The splits, by name, and their task."""
 
-    task: object
+    task: Any  # of src/tasks.py
     splits: dict
     notes: list  # lines for the log about what reading changed
     protocol: str = "MulT"  # or "MMSA": whose splits these are

@@ -15,7 +15,7 @@ from src.errors import UserError, printable
 BUSY = "is being written by"  # of the message where another process has the folder
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
+def write_whole(path: str | Path, content: bytes | memoryview) -> None:
     """Write a file under a temporary name, have the disk keep it, then rename it.
 
     An older file of that name stays until the rename. An OSError leaves no temporary file.

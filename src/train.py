@@ -95,7 +95,8 @@ def train_step(state: TrainingState, split: Split, task: Any, number: int, indic
         part_of_loss.backward()
         loss += part_of_loss.detach()
     for parameter in state.trained:
-        mean(parameter.grad)
+        if parameter.grad is not None:
+            mean(parameter.grad)
     norm = clip_grad_norm_(state.trained, clip)
     state.optimizer.step()
     return torch.stack([loss, norm.double()])

@@ -48,6 +48,7 @@ def parameter_count(model: nn.Module) -> int:
 def make_result(settings: Any, dataset: Dataset, state: TrainingState, seconds: float) -> dict[str, Any]:
     """The content of result.json for a finished training of Settings."""
     selected, best_on_test = state.selected, state.best_on_test
+    assert selected and selected.test and best_on_test and best_on_test.test  # since an epoch was evaluated on both
     trivial = {split: trivial_metrics(dataset, split) for split in ("valid", "test")}
     no_better_on = no_better_than(dataset.task, selected.test.metrics, trivial["test"])
     return {
@@ -80,12 +81,10 @@ def check_reproduced(result: dict, valid: Evaluation, test: Evaluation, folder: 
     for split, evaluation in (("valid", valid), ("test", test)):
         now = split_metrics(evaluation)
         for name, then in result[split].items():
-            same = then == now[name] or (None not in (then, now[name]) and math.isclose(then, now[name], rel_tol=1e-4))
-            if not same:
-                raise UserError(
-                    f"{folder} is not reproduced: {split} {name} was {then} and is now {now[name]}; "
-                    "has the data or the code changed?"
-                )
+            value = now[name]
+            if then != value and (then is None or value is None or not math.isclose(then, value, rel_tol=1e-4)):
+                raise UserError(f"{folder} is not reproduced: {split} {name} was {then} and is now {value}; "
+                                "has the data or the code changed?")
 
 
 def is_number(value: Any) -> bool:

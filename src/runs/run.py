@@ -156,15 +156,17 @@ def fit_into(folder: RunFolder, log: TrainingLog, stop: StopSignals, run: Prepar
 
 def report(folder: RunFolder, dataset: Dataset, state: TrainingState, result: dict[str, Any]) -> None:
     """Write and show the outcome of a finished run."""
+    selected = state.selected
+    assert selected and selected.test
     folder.save_predictions(**{
         f"{split}_{name}": value
-        for split, evaluation in (("valid", state.selected.valid), ("test", state.selected.test))
+        for split, evaluation in (("valid", selected.valid), ("test", selected.test))
         for name, value in {
             "ids": dataset.splits[split].ids, "predictions": evaluation.predictions.numpy(),
             "labels": dataset.splits[split].labels.numpy(),
         }.items()
     })
-    folder.log(*result_lines(dataset.task, result, state.selected.test), f"# results in {folder.path}")
+    folder.log(*result_lines(dataset.task, result, selected.test), f"# results in {folder.path}")
     folder.finish(result)
 
 

@@ -129,7 +129,7 @@ class RunFolder:
         keep(self._log)
         self._save("last.pt", {"config": config, "state": state, "sizes": self._sizes(), "seconds": seconds})
 
-    def save_predictions(self, **arrays: np.ndarray) -> None:
+    def save_predictions(self, **arrays: Any) -> None:
         """Write predictions.npz."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
