@@ -292,7 +292,7 @@ def presettable(model: str) -> list[str]:
     return [*shared, *options_of(model)]
 
 
-def read_settings(record: Mapping[str, Any], where: str) -> Settings:
+def read_settings(record: Any, where: object) -> Settings:
     """The Settings that `recorded` gave, from a file; UserError, naming it, where no flags give such."""
     try:
         return make_settings(record)
