@@ -7,19 +7,21 @@ encoder gives no position to a step whose first feature is exactly 0, as it is b
 where target and visible source are padding.
 """
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
-from modules.side_by_side import side_by_side
+from modules.record import Decisions, Record
+from modules.sequence import Sequence
 from modules.transformer import TransformerEncoder
-from modules.trimming import keep
 from src.options import Option
 
 MIN_MEMORY_LAYERS = 3
-LAST = (-1,)
 
 
-def other_modalities(target):
+def other_modalities(target: str) -> list[str]:
     """The two sources of a target's crossmodal encoders, in their order of concatenation."""
     return [m for m in MODALITIES if m != target]
 
@@ -30,7 +32,7 @@ class MulT(MultimodalModel):
     `input_dims`, `input_lens` and `kernel_sizes` are (language, audio, vision); MulT takes sequences of any length,
     so it makes no use of the lengths. `only` ("lonly", "aonly", "vonly") keeps one target. Attention dropout goes by
     the source: `attn_dropout` for language and the memory encoders, `_a` for audio, `_v` for vision. `mask_padding`,
-    which the original does not have, hides padding from every attention, and `trim_padding` cuts what a batch shares.
+    which the original does not have, hides padding from every attention.
     """
 
     source_feed_forward = False
@@ -45,62 +47,51 @@ class MulT(MultimodalModel):
         }),
     )
 
-    def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, attn_mask=True, only=None,
-                 kernel_sizes=(1, 1, 1), attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0,
-                 embed_dropout=0.0, res_dropout=0.0, out_dropout=0.0, mask_padding=False, trim_padding=False):
+    def __init__(self, *, input_dims: tuple, input_lens: tuple, output_dim: int, embed_dim: int, num_heads: int,
+                 layers: int, attn_mask: bool = True, only: str | None = None, kernel_sizes: tuple = (1, 1, 1),
+                 attn_dropout: float = 0.0, attn_dropout_a: float = 0.0, attn_dropout_v: float = 0.0,
+                 relu_dropout: float = 0.0, embed_dropout: float = 0.0, res_dropout: float = 0.0,
+                 out_dropout: float = 0.0, mask_padding: bool = False) -> None:
         if only not in (None, "lonly", "aonly", "vonly"):
             raise ValueError(f"only is {only!r}; it can be lonly, aonly, vonly or None")
         targets = MODALITIES if only is None else (only[0],)
         super().__init__(
             input_dims=input_dims, output_dim=output_dim, embed_dim=embed_dim, kernel_sizes=kernel_sizes,
             hidden_dim=2 * embed_dim * len(targets), embed_dropout=embed_dropout, out_dropout=out_dropout,
-            mask_padding=mask_padding, trim_padding=trim_padding,
+            mask_padding=mask_padding,
         )
         self.targets = targets
-        self.attn_mask = attn_mask
-        dropout = {"relu_dropout": relu_dropout, "res_dropout": res_dropout, "embed_dropout": embed_dropout}
+        shared: dict[str, Any] = {"relu_dropout": relu_dropout, "res_dropout": res_dropout,
+                                  "embed_dropout": embed_dropout, "attn_mask": attn_mask}
         source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
         for target in targets:
             for source in other_modalities(target):
                 self.add_module(f"trans_{target}_with_{source}", TransformerEncoder(
-                    embed_dim, num_heads, layers, source_dropout[source], attn_mask=attn_mask,
-                    source_feed_forward=self.source_feed_forward, **dropout,
+                    embed_dim, num_heads, layers, source_dropout[source],
+                    source_feed_forward=self.source_feed_forward, **shared,
                 ))
         for m in MODALITIES:
             memory = TransformerEncoder(
-                2 * embed_dim, num_heads, max(layers, MIN_MEMORY_LAYERS), attn_dropout, attn_mask=attn_mask, **dropout
+                2 * embed_dim, num_heads, max(layers, MIN_MEMORY_LAYERS), attn_dropout, **shared
             )
             self.add_module(f"trans_{m}_mem", memory.requires_grad_(m in targets))
 
-    def forward(self, text, audio, vision, padding=None):
-        """(B, T_m, d_m) each -> prediction (B, output_dim), hidden (B, 2d per target).
+    def forward(self, text: Sequence | Tensor, audio: Sequence | Tensor, vision: Sequence | Tensor,
+                decisions: Decisions | None = None) -> tuple[Tensor, Tensor]:
+        """Sequences of features, or (B, T_m, d_m) each -> prediction (B, output_dim), hidden (B, 2d per target).
 
-        `padding` is three (B, T_m) bool masks, True where a step is padding; without it, all-zero steps are.
+        `decisions`, a dictionary, gets "attention": by encoder and layer, as "trans_l_with_a.layers.0", the mean over
+        heads of its weights (B, T_t, T_s).
         """
-        Z, padding = self.project(MODALITIES, text, audio, vision, padding)  # (B, T_m, d)
-        pairs = [(target, source) for target in self.targets for source in other_modalities(target)]
-        kept = self.kept_steps(padding, pairs, causal=self.attn_mask)
-        crossmodal = dict(zip(pairs, side_by_side(
-            (self.get_submodule(f"trans_{target}_with_{source}") for target, source in pairs),
-            (self._crossmodal_inputs(Z, padding, kept, target, source) for target, source in pairs),
-        ), strict=True))  # (B, T_t, d)
-        fused = {t: torch.cat([crossmodal[t, s] for s in other_modalities(t)], dim=-1) for t in self.targets}
-        memory = side_by_side(
-            (self.get_submodule(f"trans_{target}_mem") for target in self.targets),
-            ((fused[t], None, fused[t][..., 0] == 0, None, self._hidden(padding[t], kept[t]), LAST, kept[t])
-             for t in self.targets),
-        )  # (B, 1, 2d)
-        hidden = torch.cat(memory, dim=-1).squeeze(1)  # (B, 2d per target)
+        Z, record = self.project(MODALITIES, text, audio, vision), Record.into(decisions)
+        hidden = torch.cat([self._remember(target, Z, record) for target in self.targets], dim=-1)
         return self.read_out(hidden), hidden
 
-    def _crossmodal_inputs(self, Z, padding, kept, target, source):
-        """What the encoder of a pair takes: of each sequence the steps that are kept."""
-        target_kept, source_kept = kept[target], kept[target, source]
-        return (
-            keep(Z[target], target_kept, dim=1), keep(Z[source], source_kept, dim=1),
-            keep(padding[target], target_kept, dim=1), keep(padding[source], source_kept, dim=1),
-            self._hidden(padding[source], source_kept), None, target_kept, source_kept,
-        )
-
-    def _hidden(self, padding, kept):
-        return keep(padding, kept, dim=1) if self.mask_padding else None
+    def _remember(self, target: str, Z: dict[str, Sequence], record: Record) -> Tensor:
+        """The crossmodal encoders of a target, then the last step of its memory encoder: (B, 2d)."""
+        names = {source: f"trans_{target}_with_{source}" for source in other_modalities(target)}
+        fused = torch.cat([
+            self.get_submodule(name)(Z[target], Z[source], record=record.of(name)) for source, name in names.items()
+        ], dim=-1)  # (B, T_t, 2d)
+        sequence, name = Z[target]._replace(x=fused, padding=fused[..., 0] == 0), f"trans_{target}_mem"
+        return self.get_submodule(name)(sequence, at=sequence.ends, record=record.of(name)).squeeze(1)

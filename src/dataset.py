@@ -4,10 +4,12 @@ src/data/specs.py names the file of a data set, src/data/formats.py describes it
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from modules.sequence import Sequence, first_real_steps
 from src.data.cache import Converted, read_file
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.data.specs import check_owner, find_file
@@ -28,15 +30,29 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
-    def batch(self, indices, device="cpu"):
-        """The features, padding and labels of some samples on a device."""
+    @cached_property
+    def first_real_steps(self) -> torch.Tensor:
+        """The first real step of each modality and sample, (3, N), on the CPU; of one without any, its last step."""
+        return torch.stack([first_real_steps(mask) for mask in self.padding]).cpu()
+
+    @property
+    def sample_lengths(self) -> torch.Tensor:
+        """The steps of each sample from its first real one on, all modalities together: (N,), on the CPU."""
+        return sum(mask.size(1) for mask in self.padding) - self.first_real_steps.sum(dim=0)
+
+    def batch(self, indices, device="cpu", trimmed: bool = False) -> tuple[tuple[Sequence, ...], torch.Tensor]:
+        """The streams of some samples, a Sequence of features for each modality, and their labels, on a device.
+
+        If `trimmed`, the front padding that all of these samples share is cut.
+        """
         indices = torch.as_tensor(indices)
         there = indices.to(self.features[0].device)
-        return (
-            tuple(x[there].to(device) for x in self.features),
-            tuple(x[there].to(device) for x in self.padding),
-            self.labels[indices].to(device),
+        cuts = self.first_real_steps[:, indices].amin(dim=1).tolist() if trimmed else [0] * len(self.features)
+        streams = tuple(
+            Sequence.of(x[:, cut:][there].to(device), padding[:, cut:][there].to(device), cut)
+            for x, padding, cut in zip(self.features, self.padding, cuts, strict=True)
         )
+        return streams, self.labels[indices].to(device)
 
     def to(self, device):
         """The split with its features and padding on a device. The labels, which metrics need, stay on the CPU."""

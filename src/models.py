@@ -1,22 +1,26 @@
 """The PMR model, and the registry of every model that main.py trains."""
 
-from contextlib import contextmanager
 from functools import partial
 from inspect import signature
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from baselines.mult import MulT
 from baselines.mult_ffl import MulTFFL
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
-from modules.pmr_layer import ReinforcementLayer
+from modules.pmr_layer import (
+    FullMessageWeights,
+    LowRankMessageWeights,
+    MessageUpdateModule,
+    ModalityReinforcementUnit,
+    ReinforcementLayer,
+)
 from modules.position_embedding import PositionEmbedding
-from modules.side_by_side import OneByOne
+from modules.record import Decisions, Record
+from modules.sequence import Sequence, join
 from modules.transformer import TransformerEncoder
-from modules.trimming import joined, keep
 from src.errors import UserError
 from src.options import MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 HUB_ORDER = ("l", "v", "a")  # the paper's Z_C = [Z_L, Z_V, Z_A]
 POOLS = ("last", "mean")
+MESSAGE_UPDATES = ("attention", "mean", "none")
+MESSAGE_FORMS = ("lowrank", "full")
 OPTIONS = (  # none of PMR's hyper-parameters are public, so every range is our choice
     Option("modalities", "modalities that take part, e.g. la or v"),
     Option("message_update", "how the hub is renewed: attention, mean or none"),
@@ -69,132 +75,100 @@ class PMR(MultimodalModel):
         readout_layers  layers of the last encoder
         pool            read the "last" step of each segment, or the "mean" of its real steps
         mask_padding    hide padding from every attention
-        trim_padding    then cut the front padding that a batch shares: the same results, sooner
     """
 
     options, ablations = OPTIONS, ABLATIONS
 
-    def __init__(self, *, input_dims, input_lens, output_dim, embed_dim, num_heads, layers, kernel_sizes=(1, 1, 1),
-                 attn_dropout=0.0, attn_dropout_a=0.0, attn_dropout_v=0.0, relu_dropout=0.0, embed_dropout=0.0,
-                 res_dropout=0.0, out_dropout=0.0, mask_padding=False, trim_padding=False, modalities="lav",
-                 message_update="attention", dynamic_filter=True, residual=True, message_form="lowrank", message_dim=8,
-                 message_rank=2, readout_layers=1, pool="last"):
+    def __init__(self, *, input_dims: tuple, input_lens: tuple, output_dim: int, embed_dim: int, num_heads: int,
+                 layers: int, kernel_sizes: tuple = (1, 1, 1), attn_dropout: float = 0.0, attn_dropout_a: float = 0.0,
+                 attn_dropout_v: float = 0.0, relu_dropout: float = 0.0, embed_dropout: float = 0.0,
+                 res_dropout: float = 0.0, out_dropout: float = 0.0, mask_padding: bool = False,
+                 modalities: str = "lav", message_update: str = "attention", dynamic_filter: bool = True,
+                 residual: bool = True, message_form: str = "lowrank", message_dim: int = 8, message_rank: int = 2,
+                 readout_layers: int = 1, pool: str = "last") -> None:
         chosen = tuple(m for m in MODALITIES if m in modalities)
         if sorted(modalities) != sorted(chosen) or not chosen:
             raise ValueError(f"modalities is {modalities!r}; it takes some of the letters l, a and v, once each")
-        if pool not in POOLS:
-            raise ValueError(f"pool is {pool!r}; it can be {' or '.join(POOLS)}")
+        check_choice("pool", pool, POOLS)
+        check_choice("message_update", message_update, MESSAGE_UPDATES)
+        check_choice("message_form", message_form, MESSAGE_FORMS)
         super().__init__(
             input_dims=input_dims, output_dim=output_dim, embed_dim=embed_dim, kernel_sizes=kernel_sizes,
             hidden_dim=embed_dim * len(chosen), embed_dropout=embed_dropout, out_dropout=out_dropout,
-            modalities=chosen, mask_padding=mask_padding, trim_padding=trim_padding,
+            modalities=chosen, mask_padding=mask_padding,
         )
         self.modalities = chosen
         self.hub_order = tuple(m for m in HUB_ORDER if m in chosen)
         self.lengths = {m: length for m, length in by_modality(input_lens).items() if m in chosen}
         self.pool = pool
-        source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
         self.embed = PositionEmbedding(embed_dim, embed_dropout)
+        source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
+        block = {"relu_dropout": relu_dropout, "res_dropout": res_dropout}
+        unit = partial(ModalityReinforcementUnit, embed_dim, num_heads, dynamic_filter=dynamic_filter,
+                       residual=residual, **block)
+        hub_weights = partial(FullMessageWeights if message_form == "full" else
+                              partial(LowRankMessageWeights, rank=message_rank),
+                              sum(self.lengths.values()), embed_dim, message_dim)
+
+        def update() -> MessageUpdateModule:
+            units = {m: unit(source_dropout[m]) for m in chosen}  # MRU_{m->C}
+            weighted = message_update == "attention" and len(chosen) > 1  # of one modality nothing is to be weighed
+            weights = {m: hub_weights() for m in chosen} if weighted else None
+            return MessageUpdateModule(units, weights, embed_dim, message_dim, **block)
+
         self.layers = nn.ModuleList(
-            ReinforcementLayer(
-                embed_dim, num_heads, hub_len=sum(self.lengths.values()),
-                attn_dropouts={m: source_dropout[m] for m in chosen}, hub_dropout=attn_dropout,
-                relu_dropout=relu_dropout, res_dropout=res_dropout, dynamic_filter=dynamic_filter, residual=residual,
-                message_update=message_update, message_form=message_form, message_dim=message_dim,
-                message_rank=message_rank,
-            )
+            ReinforcementLayer({m: unit(attn_dropout) for m in chosen}, None if message_update == "none" else update())
             for _ in range(layers)
         )
         self.readout = TransformerEncoder(
             embed_dim, num_heads, readout_layers, attn_dropout, relu_dropout, res_dropout, embed_dropout
         )
 
-    def forward(self, text, audio, vision, padding=None):
-        """(B, T_m, d_m) each -> prediction (B, output_dim), hidden (B, d per modality).
+    def forward(self, text: Sequence | Tensor, audio: Sequence | Tensor, vision: Sequence | Tensor,
+                decisions: Decisions | None = None) -> tuple[Tensor, Tensor]:
+        """Sequences of features, or (B, T_m, d_m) each -> prediction (B, output_dim), hidden (B, d per modality).
 
-        `padding` is three (B, T_m) bool masks, True where a step is padding; without it, all-zero steps are.
+        `decisions`, a dictionary, gets "gates": by dynamic filter its G (B, T_t, d); "alphas": by message update its
+        alpha (B, M), M in the order of `modalities`; "attention": by reinforcement unit the mean over heads of its
+        crossmodal weights (B, T_t, T_s). If it has keys, it gets those alone. The names are those of the modules.
         """
-        Z, padding = self.project(self.modalities, text, audio, vision, padding)
-        self._check_lengths(Z)
-        kept = self.kept_steps(padding)
-        Z = {m: keep(self.embed(Z[m], padding[m]), kept[m], dim=1) for m in self.modalities}  # (B, T_m, d)
-        padding = {m: keep(padding[m], kept[m], dim=1) for m in self.modalities}
-        Z_C = self.in_hub_order(Z)  # (B, T_C, d)
-        hub_kept = joined([kept[m] for m in self.hub_order])
-        hidden_padding, hub_padding = dict.fromkeys(self.modalities), None
-        if self.mask_padding:
-            hidden_padding, hub_padding = padding, self.in_hub_order(padding)
-        for layer in self.layers:
-            Z, Z_C = layer(Z, Z_C, hidden_padding, hub_padding, hub_kept)
-        return self._read_segments(Z, Z_C, padding, hub_padding, hub_kept)
-
-    def in_hub_order(self, by_modality):
-        """[l, v, a] in time: (B, T_m, ...) of each modality -> (B, T_C, ...)."""
-        return torch.cat([by_modality[m] for m in self.hub_order], dim=1)
-
-    def _read_segments(self, Z, Z_C, padding, hub_padding, hub_kept):
-        """Encode [Z_C, Z_L, Z_V, Z_A] and read the modalities' segments -> prediction, hidden (B, d per modality)."""
-        both = None if hub_padding is None else hub_padding.repeat(1, 2)
-        sequence = torch.cat([Z_C, self.in_hub_order(Z)], dim=1)  # (B, 2 T_C, d)
-        ends = dict(zip(self.hub_order, accumulate(Z[m].size(1) for m in self.hub_order), strict=True))
-        encode = partial(self.readout, sequence, hidden_padding=both, kept=joined([hub_kept] * 2))
-        if self.pool == "last":
-            steps = [Z_C.size(1) + ends[m] - 1 for m in self.modalities]
-            hidden = encode(steps=steps).flatten(1)
-        else:
-            segments = encode()[:, Z_C.size(1):]
-            hidden = torch.cat([
-                mean_of_real_steps(segments[:, ends[m] - Z[m].size(1):ends[m]], padding[m]) for m in self.modalities
-            ], dim=-1)
+        Z, record = self.project(self.modalities, text, audio, vision), Record.into(decisions)
+        if (lengths := {m: z.length for m, z in Z.items()}) != self.lengths:
+            raise ValueError(f"sequences of {lengths} steps given to a PMR that was built for {self.lengths}")
+        Z = {m: z.on(self.embed(z)) for m, z in Z.items()}  # (B, T_m, d)
+        Z_C = join(Z[m] for m in self.hub_order)  # (B, T_C, d)
+        for i, layer in enumerate(self.layers):
+            Z, Z_C = layer(Z, Z_C, record.of(f"layers.{i}"))
+        hidden = self._read_segments(Z, Z_C, record.of("readout"))
         return self.read_out(hidden), hidden
 
-    def _check_lengths(self, sequences):
-        lengths = {m: z.size(1) for m, z in sequences.items()}
-        if lengths != self.lengths:
-            raise ValueError(f"sequences of {lengths} steps given to a PMR that was built for {self.lengths}")
-
-    @contextmanager
-    def recording(self, *kinds):
-        """Record what the model decides: `with model.recording() as record: model(text, audio, vision)`.
-
-        After each forward pass `record["gates"]` maps the name of each dynamic filter to its G (B, T_t, d),
-        `record["alphas"]` each message update to its alpha (B, M), M in the order of `model.modalities`, and
-        `record["attention"]` each reinforcement unit to the mean over heads of its crossmodal weights (B, T_t, T_s).
-        `kinds` names those wanted; all without. Nothing is cut inside the `with`, so that all steps are there; outside
-        nothing is kept and nothing slowed.
-        """
-        record = {"gates": {}, "alphas": {}, "attention": {}}
-        readings = {
-            ".gate": ("gates", lambda module, inputs, output: output),
-            ".alpha": ("alphas", lambda module, inputs, output: output),
-            ".cross_attn": ("attention", lambda module, inputs, output: module.weights(*inputs).mean(dim=1)),
-        }
-        hooks = [
-            module.register_forward_hook(partial(keep_reading, record[kind], name.removesuffix(suffix), read))
-            for name, module in self.named_modules()
-            for suffix, (kind, read) in readings.items()
-            if name.endswith(suffix) and (not kinds or kind in kinds)
-        ]
-        trim_padding, self.trim_padding = self.trim_padding, False
-        try:
-            with OneByOne():
-                yield record
-        finally:
-            self.trim_padding = trim_padding
-            for hook in hooks:
-                hook.remove()
+    def _read_segments(self, Z: dict[str, Sequence], Z_C: Sequence, record: Record) -> Tensor:
+        """Encode [Z_C, Z_L, Z_V, Z_A] and read the modalities' segments -> (B, d per modality)."""
+        whole = join([Z_C, *(Z[m] for m in self.hub_order)])._replace(padding=None)  # (B, 2 T_C, d)
+        ends = dict(zip(self.hub_order, whole.ends[len(self.hub_order):], strict=True))
+        if self.pool == "last":
+            return self.readout(whole, at=[ends[m] for m in self.modalities], record=record).flatten(1)
+        encoded = self.readout(whole, record=record)
+        return torch.cat([
+            mean_of_real_steps(z.on(encoded[:, ends[m] + 1 - z.x.size(1):ends[m] + 1])) for m, z in Z.items()
+        ], dim=-1)
 
 
-def keep_reading(kept, name, read, module, inputs, output):
-    """A forward hook, once its first three arguments are bound: keep under the name what is read of the pass."""
-    value = read(module, inputs, output).detach()
-    kept[name] = value.float() if value.dtype == torch.bfloat16 else value
+def check_choice(option: str, value: str, choices: tuple) -> None:
+    """ValueError, in one line, unless the value of an option is one of its choices."""
+    if value not in choices:
+        raise ValueError(f"{option} is {value!r}; it can be {', '.join(choices[:-1])} or {choices[-1]}")
 
 
-def mean_of_real_steps(x, padding):
-    """Mean over the steps of (B, T, d) that padding (B, T) does not mark -> (B, d); over all where it marks all."""
-    real = (~padding | padding.all(dim=1, keepdim=True)).unsqueeze(-1)  # (B, T, 1)
-    return (x * real).sum(dim=1) / real.sum(dim=1)
+def mean_of_real_steps(sequence: Sequence) -> Tensor:
+    """Mean over the steps of (B, T, d) that are no padding -> (B, d). Of a sample that is padding throughout, it reads
+    the last step, or all steps if padding is not hidden.
+    """
+    counted = ~sequence.padding  # (B, T)
+    steps = torch.arange(counted.size(1), device=counted.device)
+    instead = steps >= (0 if sequence.hidden is None else len(steps) - 1)  # (T,)
+    weights = (counted | sequence.padding.all(dim=1, keepdim=True) & instead).unsqueeze(-1)  # (B, T, 1)
+    return (sequence.x * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 MODELS = {"PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL}  # to add a model: its own file, and its class here

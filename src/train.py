@@ -44,7 +44,7 @@ def fit(state: TrainingState, dataset: Dataset, *, num_epochs: int, early_stop: 
         train, task = dataset.splits["train"], dataset.task
         try:
             for step in train_one_epoch(state, train, task, batch_size=batch_size, batch_chunk=batch_chunk, clip=clip,
-                                        by_length=sort_batches):
+                                        by_length=sort_batches, trimmed=trim_padding):
                 state.part.seconds = time.time() - start
                 after_step(step)
             evaluations = {
@@ -62,9 +62,10 @@ def fit(state: TrainingState, dataset: Dataset, *, num_epochs: int, early_stop: 
 
 
 def train_one_epoch(state: TrainingState, split: Split, task: Any, *, batch_size: int, batch_chunk: int = 1,
-                    clip: float, by_length: bool = False) -> Iterator[Step]:
+                    clip: float, by_length: bool = False, trimmed: bool = False) -> Iterator[Step]:
     """Train on the batches of an epoch that are left, in an order drawn from the state's generator.
 
+    `by_length` batches samples of like length; `trimmed` cuts the front padding that they share.
     Yields each Step once its loss is checked, on a GPU many together, since a check waits for the GPU.
     FloatingPointError where a loss or gradient is not finite.
     """
@@ -73,14 +74,15 @@ def train_one_epoch(state: TrainingState, split: Split, task: Any, *, batch_size
     for number, indices in enumerate(batches):
         if number < state.part.batches:
             continue
-        unchecked.append((number, indices, train_step(state, split, task, number, indices, batch_chunk, clip)))
+        outcome = train_step(state, split, task, number, indices, batch_chunk, clip, trimmed)
+        unchecked.append((number, indices, outcome))
         if len(unchecked) == checked_together(state.device) or number + 1 == len(batches):
             yield from check_losses(unchecked, split, state)
             unchecked = []
 
 
 def train_step(state: TrainingState, split: Split, task: Any, number: int, indices: Tensor, batch_chunk: int,
-               clip: float) -> Tensor:
+               clip: float, trimmed: bool) -> Tensor:
     """Change the weights by one batch; returns this process's part of the loss, and the gradient's norm: (2,).
 
     The batch may be computed in `batch_chunk` parts: the step is the same, but for dropout's draws.
@@ -89,8 +91,8 @@ def train_step(state: TrainingState, split: Split, task: Any, number: int, indic
     loss = torch.zeros((), dtype=torch.float64, device=state.device)
     own, weight = share(indices, state.seed, state.epochs + 1, number)
     for part in own.chunk(batch_chunk):
-        features, padding, labels = split.batch(part, state.device)
-        prediction, _ = state.model(*features, padding)
+        streams, labels = split.batch(part, state.device, trimmed)
+        prediction, _ = state.model(*streams)
         part_of_loss = task.loss(prediction, labels) * (weight * len(part) / len(own))
         part_of_loss.backward()
         loss += part_of_loss.detach()
@@ -137,9 +139,9 @@ def evaluate(model: nn.Module, split: Split, task: Any, *, batch_size: int, by_l
     model.eval()
     computed = []
     batches = evaluation_batches(split, batch_size, by_length)
-    for indices in deal(batches):
-        features, padding, labels = split.batch(indices, device)
-        prediction, _ = model(*features, padding)
+    for indices in deal(list(batches)):
+        streams, labels = split.batch(indices, device, trimmed=by_length)
+        prediction, _ = model(*streams)
         computed.append((task.loss(prediction, labels), len(indices), prediction))
     computed = collect([(loss.item() * count, prediction.cpu()) for loss, count, prediction in computed])
     losses, of_batches = zip(*computed, strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from modules.position_embedding import padding_mask
+from modules.sequence import padding_mask
 from src.data.formats import MODALITY_KEYS, chunks_of
 from src.data.mapped_file import release_pages
 from src.errors import UserError

@@ -38,6 +38,7 @@ def measure(settings, started):
         for _ in train_one_epoch(
             state, some_of(train, steps * settings.batch_size, generator), task, batch_size=settings.batch_size,
             batch_chunk=settings.batch_chunk, clip=settings.clip, by_length=settings.sort_batches,
+            trimmed=settings.trim_padding,
         ):
             pass
 
@@ -65,7 +66,8 @@ def measure(settings, started):
 def some_of(split, number, generator):
     """A split of so many samples of another one, if it has them, drawn at random."""
     chosen = torch.randperm(len(split), generator=generator)[:number]
-    features, padding, labels = split.batch(chosen)
+    streams, labels = split.batch(chosen)
+    features, padding = zip(*((stream.x, stream.padding) for stream in streams), strict=True)
     return Split(features, padding, labels, [split.ids[i] for i in chosen]).to(split.features[0].device)
 
 

@@ -67,16 +67,15 @@ def decisions(model, split, batch_size):
     """
     device = next(model.parameters()).device
     gates, alphas = {}, [[] for _ in model.layers]
-    with model.recording("gates", "alphas") as record:
-        for indices in torch.arange(len(split)).split(batch_size):
-            features, padding, _ = split.batch(indices, device)
-            model(*features, padding)
-            for i, kept in enumerate(alphas):
-                for m in model.modalities:
-                    if (gate := record["gates"].get(f"layers.{i}.reinforce.{m}.filter")) is not None:
-                        gates.setdefault((i, m), []).append(gate.mean(dim=2).cpu())
-                if (alpha := record["alphas"].get(f"layers.{i}.update")) is not None:
-                    kept.append(alpha.cpu())
+    for indices in torch.arange(len(split)).split(batch_size):
+        streams, _ = split.batch(indices, device)
+        model(*streams, decisions=(record := {"gates": {}, "alphas": {}}))
+        for i, kept in enumerate(alphas):
+            for m in model.modalities:
+                if (gate := record["gates"].get(f"layers.{i}.reinforce.{m}.filter")) is not None:
+                    gates.setdefault((i, m), []).append(gate.mean(dim=2).cpu())
+            if (alpha := record["alphas"].get(f"layers.{i}.update")) is not None:
+                kept.append(alpha.cpu())
     return (
         {key: torch.cat(batches).numpy() for key, batches in gates.items()},
         [torch.cat(batches).numpy() for batches in alphas if batches],
@@ -101,9 +100,8 @@ def gate_curves(gates, padding):
 @torch.no_grad()
 def attention_to_hub(model, split, index):
     """The last layer's crossmodal attention, mean over heads, for one sample: {modality: (T_m, T_C)}."""
-    features, padding, _ = split.batch(torch.tensor([index]), next(model.parameters()).device)
-    with model.recording("attention") as record:
-        model(*features, padding)
+    streams, _ = split.batch(torch.tensor([index]), next(model.parameters()).device)
+    model(*streams, decisions=(record := {"attention": {}}))
     last = len(model.layers) - 1
     return {m: record["attention"][f"layers.{last}.reinforce.{m}"][0].cpu().numpy() for m in model.modalities}
 

@@ -67,8 +67,8 @@ def fingerprint(dataset: Dataset) -> str:
     """
     digest = hashlib.sha256()
     for name, split in sorted(dataset.splits.items()):
-        features, _, _ = split.batch(torch.arange(0, len(split), -(-len(split) // SAMPLES_LOOKED_AT)))
+        streams, _ = split.batch(torch.arange(0, len(split), -(-len(split) // SAMPLES_LOOKED_AT)))
         for content in (name.encode(), "\n".join(split.ids).encode(), split.labels.numpy(),
-                        *(x.contiguous().numpy() for x in features)):
+                        *(stream.x.contiguous().numpy() for stream in streams)):
             digest.update(content)
     return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@
 DIR is a checkout of the original repository. A step is forward, backward, clipping and Adam, with all dropouts on, on
 random numbers. Each contender runs in a process of its own, so that its peak memory is its own; they take turns step
 by step, so that what else the machine does hits all alike. A ratio is the median over turns, and so is a time.
-`plain` is the same model without what makes it fast: torch's own attention, dropout and layer norm, one unit at a time.
+`plain` is the same model without what makes it fast: torch's own attention, dropout and layer norm.
 --parts adds ours without each of these. In the cases of padded sequences, which are as short as MOSI's, `masked` is
 with --mask_padding and `trimmed` with --trim_padding too.
 """
@@ -58,7 +58,7 @@ CASES = {
 }
 DEFAULT_CASES = ("mult-aligned", "mult-unaligned", "pmr-aligned", "pmr-unaligned")
 GROWTH = (1, 2, 4)
-PARTS = ("kernels", "side by side", "one vector", "kept memory")  # of what makes ours fast
+PARTS = ("kernels", "one vector", "kept memory")  # of what makes ours fast
 
 
 class Contender:

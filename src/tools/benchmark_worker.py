@@ -41,19 +41,25 @@ def build_stock(case, folder):
 def build_ours(case, without, **options):
     """A model of this project, without some of what makes it fast."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from modules import cpu_kernels, side_by_side  # noqa: PLC0415 - and not the original's
+    from modules import kernels  # noqa: PLC0415 - and not the original's
     from src.models import build_model  # noqa: PLC0415
     from src.training.machine import keep_freed_memory  # noqa: PLC0415
 
-    if "kernels" in without:
-        cpu_kernels.library = lambda: None  # which makes none of them usable
+    kernels.switch("kernels" not in without)
     if "kept memory" not in without:
         keep_freed_memory()
-    side_by_side.OneByOne.active = "side by side" in without
     return build_model(
         case["model"], input_dims=case["dims"], input_lens=case["lens"], output_dim=1, embed_dim=case["embed_dim"],
         num_heads=case["num_heads"], layers=case["layers"], **DROPOUTS, **options,
     )
+
+
+def trimmed(features):
+    """The features without the front padding that all samples share, as a batch of training has them."""
+    from src.dataset import Split  # noqa: PLC0415 - and not the original's src
+
+    split = Split(tuple(features), tuple((x == 0).all(dim=2) for x in features), torch.zeros(len(features[0]), 1), [])
+    return split.batch(range(len(split)), features[0].device, trimmed=True)[0]
 
 
 def build_optimizer(model, plain):
@@ -72,7 +78,6 @@ def make_step(job):
     is_stock, ours = job["implementation"] == "stock", job["implementation"] == "ours"
     model = build_stock(case, job["stock"]) if is_stock else build_ours(
         case, job["without"], mask_padding=job["implementation"] in ("masked", "trimmed"),
-        trim_padding=job["implementation"] == "trimmed",
     )
     plain_optimizer = is_stock or "one vector" in job["without"]
     model = model.to(device).train(not job["inference"])
@@ -83,6 +88,8 @@ def make_step(job):
         lengths = median * torch.randn(len(x), 1).mul(SPREAD).exp()
         x[torch.arange(x.size(1)) < x.size(1) - lengths] = 0
     inputs = [x.to(device) for x in inputs]
+    if job["implementation"] == "trimmed":
+        inputs = trimmed(inputs)
     labels = torch.randn(case["batch"], 1, device=device)
     optimizer = build_optimizer(model, plain_optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from modules.cpu_library import library
+from modules import kernels
 from src.errors import UserError
 from src.training.distributed import process_count
 
@@ -73,11 +73,9 @@ def speed_up(model: nn.Module, device: torch.device, precision: str = "float32",
     """Let a model compute in bfloat16 where that is safe, its predictions in float32, or in float64; and compile it."""
     if precision == "bfloat16":
         forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
-        model.forward = lambda *inputs: tuple(x.float() for x in forward(*inputs))
+        model.forward = lambda *streams, **asked: tuple(x.float() for x in forward(*streams, **asked))
     if precision == "float64":
-        of_doubles = model.double().forward
-        model.forward = lambda text, audio, vision, padding=None: of_doubles(
-            text.double(), audio.double(), vision.double(), padding)
+        model.double()
     if compiled:
         model.compile()
     return model
@@ -125,7 +123,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processes": process_count(),
         "threads": torch.get_num_threads(),
-        "cpu_kernels": "compiled" if library() else "none: there is no C++ compiler, and training on a CPU is slower",
+        "cpu_kernels": kernels.state(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.batches import WINDOW, evaluation_batches, sample_lengths, training_batches
+from src.batches import WINDOW, evaluation_batches, training_batches
 from src.dataset import Split
 
 BATCH_SIZE, SAMPLES = 4, 150
@@ -31,8 +31,8 @@ def spread(split, batches):
 
 def test_sample_lengths():
     split = make_split(torch.tensor([3, 0, 5]))
-    split.padding[0][2] = True  # a stream without a real step counts whole
-    assert sample_lengths(split).tolist() == [3 + 3 + 4, 40 + 50 + 1, 40 + 5 + 6]
+    split.padding[0][2] = True  # a stream without a real step keeps its last one
+    assert split.sample_lengths.tolist() == [3 + 3 + 4, 1 + 1 + 1, 1 + 5 + 6]
 
 
 @pytest.mark.parametrize("by_length", [False, True])
@@ -64,5 +64,5 @@ def test_samples_are_sorted_within_windows_of_the_random_order(split):
 def test_evaluation_batches(split, by_length):
     order = torch.cat(evaluation_batches(split, BATCH_SIZE, by_length))
     assert torch.equal(order.sort().values, torch.arange(SAMPLES))
-    by = sample_lengths(split)[order] if by_length else order
+    by = split.sample_lengths[order] if by_length else order
     assert (by.diff() >= 0).all()

@@ -170,12 +170,15 @@ def test_silence(tmp_path):
 @pytest.mark.parametrize("indices", [[4, 0, 4], torch.tensor([4, 0, 4])], ids=["list", "tensor"])
 def test_batch(indices, tmp_path):
     split = load_splits(make_splits(), tmp_path).splits["train"]
-    features, padding, labels = split.batch(indices)
+    streams, labels = split.batch(indices)
+    features, padding = zip(*((stream.x, stream.padding) for stream in streams), strict=True)
     assert [x.shape for x in features] == [(3, 6, 12), (3, 9, 5), (3, 11, 8)]
     for ours, whole in zip((*features, *padding, labels), (*split.features, *split.padding, split.labels), strict=True):
         assert torch.equal(ours, torch.stack([whole[4], whole[0], whole[4]]))
-    features, padding, labels = split.batch(indices, "meta")
-    assert {x.device.type for x in (*features, *padding, labels)} == {"meta"}
+    assert [stream.steps.tolist() for stream in streams] == [list(range(T)) for T in (6, 9, 11)]
+    streams, labels = split.batch(indices, "meta")
+    assert {x.device.type for stream in streams for x in (stream.x, stream.steps, stream.padding)} == {"meta"}
+    assert labels.device.type == "meta"
 
 
 def test_data_on_another_device(tmp_path):
@@ -186,9 +189,9 @@ def test_data_on_another_device(tmp_path):
                                                       zip((6, 9, 11), (12, 5, 8), strict=True))
     assert {x.device.type for split in there.splits.values() for x in (*split.features, *split.padding)} == {"meta"}
     assert torch.equal(there.splits["test"].labels, dataset.splits["test"].labels)
-    features, padding, labels = there.splits["train"].batch(torch.tensor([4, 0, 4]), "meta")
-    assert [x.shape for x in features] == [(3, 6, 12), (3, 9, 5), (3, 11, 8)]
-    assert {x.device.type for x in (*features, *padding, labels)} == {"meta"}
+    streams, labels = there.splits["train"].batch(torch.tensor([4, 0, 4]), "meta")
+    assert [stream.x.shape for stream in streams] == [(3, 6, 12), (3, 9, 5), (3, 11, 8)]
+    assert {x.device.type for stream in streams for x in (stream.x, stream.padding, labels)} == {"meta"}
 
 
 def drop(*place):

@@ -238,10 +238,10 @@ def test_true_shapes_reach_every_model(name, make, aligned, lens, dims, tmp_path
     else:
         splits = make_splits("emotion" if name == "iemocap" else "sentiment", **sizes)
     dataset = load(splits, tmp_path, name, aligned)
-    features, padding, labels = dataset.splits["test"].batch([0, 2])
+    streams, labels = dataset.splits["test"].batch([0, 2])
     for model in MODELS:
         torch.manual_seed(0)
         built = build_model(model, input_dims=dataset.input_dims, input_lens=dataset.input_lens,
                             output_dim=dataset.task.output_dim, embed_dim=4, num_heads=2, layers=1)
-        prediction, _ = built(*features, padding)
+        prediction, _ = built(*streams)
         assert torch.isfinite(dataset.task.loss(prediction, labels)), model

@@ -5,8 +5,9 @@ import inspect
 import pytest
 import torch
 
-from modules.multihead_attention import MultiheadAttention, attention_mask
-from modules.position_embedding import PositionEmbedding, padding_mask
+from modules.multihead_attention import MultiheadAttention
+from modules.position_embedding import PositionEmbedding
+from modules.sequence import Sequence, mask, padding_mask
 from src.models import MODELS, build_model
 
 DIMS, LENS = (12, 5, 7), (6, 9, 11)
@@ -105,10 +106,10 @@ def test_empty_stream_gives_no_nan(name, empty, mask_padding):
 def test_padding_is_taken_from_the_inputs_unless_given(name, mask_padding):
     model, inputs = small_model(name, mask_padding=mask_padding).eval(), small_inputs()
     prediction = model(*inputs)[0]
-    derived = tuple(padding_mask(x) for x in inputs)
-    assert torch.equal(model(*inputs, derived)[0], prediction)
-    nothing = tuple(torch.zeros_like(mask) for mask in derived)
-    assert not torch.allclose(model(*inputs, nothing)[0], prediction)
+    derived = [Sequence.of(x, padding_mask(x)) for x in inputs]
+    assert torch.equal(model(*derived)[0], prediction)
+    nothing = [stream._replace(padding=torch.zeros_like(stream.padding)) for stream in derived]
+    assert not torch.allclose(model(*nothing)[0], prediction)
 
 
 @every_model
@@ -116,10 +117,10 @@ def test_hidden_padding_does_not_matter(name):
     """With mask_padding, what stands in a padded source step has no influence; without, as in the original, it has."""
     def change_of_prediction(mask_padding):
         model, inputs = small_model(name, mask_padding=mask_padding).eval(), small_inputs()
-        padding = tuple(padding_mask(x) for x in inputs)
-        before = model(*inputs, padding)[0]
+        streams = [Sequence.of(x, padding_mask(x)) for x in inputs]
+        before = model(*streams)[0]
         inputs[1][1, 0] = 5  # a padded step of audio
-        return (model(*inputs, padding)[0] - before).abs().max()
+        return (model(*streams)[0] - before).abs().max()
     assert change_of_prediction(mask_padding=True) < 1e-6
     assert change_of_prediction(mask_padding=False) > 1e-4
 
@@ -187,26 +188,15 @@ def test_frozen_models_compute_the_same():
         assert torch.equal(model.requires_grad_(trainable)(*inputs)[0], prediction)
 
 
-def test_attention_mask_is_the_original_band():
-    assert attention_mask(4, 4) is None
-    assert torch.equal(attention_mask(4, 4, causal=True), torch.ones(4, 4).tril().bool())
-    assert torch.equal(attention_mask(3, 5, causal=True), torch.ones(3, 5).tril(2).bool())
-    assert torch.equal(attention_mask(6, 3, causal=True), torch.ones(6, 3).bool())  # nearly vacuous
-    padding = torch.tensor([[True, True, False], [True, True, True]])
-    masked = attention_mask(3, 3, causal=True, source_padding=padding)[:, 0]
-    assert masked[0].tolist() == [[True, False, False], [True, True, False], [False, False, True]]
-    assert torch.equal(masked[1], torch.ones(3, 3).tril().bool())  # nothing else to see
-
-
 @every_padding
 def test_attention_weights_are_those_of_the_forward_pass(mask_padding):
     torch.manual_seed(0)
     attention, x, y = MultiheadAttention(6, 2).double(), torch.randn(2, 4, 6).double(), torch.randn(2, 5, 6).double()
-    padding = torch.arange(5).expand(2, 5) < 2 if mask_padding else None
-    allowed = attention_mask(4, 5, source_padding=padding)
-    values = attention._heads(y, y, y)[2]
-    by_weights = attention.out_proj((attention.weights(x, y, y, allowed) @ values).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(x, y, y, allowed), by_weights)
+    hidden = torch.arange(5) < torch.tensor([[2], [5]])  # sample 1 has nothing to see
+    seen = mask(Sequence.of(x), Sequence.of(y)._replace(hidden=hidden if mask_padding else None))
+    q, k, v = attention._heads(x, y, y)
+    weighed = torch.einsum("bhts,bshc->bthc", attention.weights(q, k, seen), v)
+    torch.testing.assert_close(attention(x, y, y, seen), attention.out_proj(weighed.flatten(2)))
 
 
 def test_attention_dropout_is_unbiased():
@@ -225,11 +215,12 @@ def test_positions():
     t = torch.tensor([1.0, 2.0, 3.0])
     rates = torch.tensor([1.0, 10000 ** -0.5, 1e-4])
     table = torch.cat([(t[:, None] * rates).sin(), (t[:, None] * rates).cos()], dim=1)
-    torch.testing.assert_close(embed(x)[0], table)
+    torch.testing.assert_close(embed(Sequence.of(x))[0], table)
     padding = torch.tensor([[True, False, True]])
     expected = table * torch.tensor([[0.0], [1.0], [0.0]])
-    torch.testing.assert_close(embed(x, padding)[0], expected)
-    assert (PositionEmbedding(5)(torch.zeros(1, 3, 5))[..., -1] == 0).all()
+    torch.testing.assert_close(embed(Sequence.of(x, padding))[0], expected)
+    torch.testing.assert_close(embed(Sequence.of(x[:, 1:], padding[:, 1:], cut=1))[0], expected[1:])
+    assert (PositionEmbedding(5)(Sequence.of(torch.zeros(1, 3, 5)))[..., -1] == 0).all()
 
 
 def test_mult_ffl_attends_to_transformed_sources():
@@ -246,29 +237,44 @@ def test_mult_ffl_attends_to_transformed_sources():
 def test_mult_ffl_source_layers_are_progressive():
     """Layer i attends to source_{i+1} = source_i + FFN_i(LN(source_i)), starting from the embedded source."""
     encoder = small_model("MulT-FFL").double().eval().get_submodule("trans_l_with_a")
-    target, source = torch.randn(2, 6, 8).double(), torch.randn(2, 9, 8).double()
+    target, source = (Sequence.of(torch.randn(2, T, 8).double()) for T in (6, 9))
     x, transformed = encoder.embed(target), encoder.embed(source)
-    allowed = attention_mask(6, 9, causal=True)
+    allowed = mask(target, source, causal=True)
     for layer, ffn in zip(encoder.layers, encoder.source_layers, strict=True):
         transformed = transformed + ffn.fc2(ffn.fc1(ffn.layer_norm(transformed)).relu())
         x = layer(x, transformed, transformed, allowed)
     torch.testing.assert_close(encoder(target, source), encoder.layer_norm(x))
 
 
-def test_recording_ends_with_its_block():
-    model, inputs = small_model("PMR"), small_inputs()
-    with model.recording() as record:
-        model(*inputs)
+def test_pmr_hands_out_its_decisions():
+    model, inputs, record = small_model("PMR"), small_inputs(), {}
+    prediction = model(*inputs, decisions=record)[0]
     assert record["gates"]["layers.1.reinforce.a.filter"].shape == (4, LENS[1], 8)
     torch.testing.assert_close(record["alphas"]["layers.0.update"].sum(dim=1), torch.ones(4))
     attention = record["attention"]["layers.0.reinforce.v"]  # from the hub to vision
     assert attention.shape == (4, LENS[2], sum(LENS))
     torch.testing.assert_close(attention.sum(dim=2), torch.ones(4, LENS[2]))
-    seen = len(record["gates"])
-    record["gates"].clear()
-    model(*inputs)
-    assert seen == 12
-    assert not record["gates"]
+    assert len(record["gates"]) == 12
+    assert torch.equal(model(*inputs)[0], prediction)
+
+
+def test_only_the_decisions_that_are_asked_for_are_handed_out():
+    record = {"alphas": {}}
+    small_model("PMR")(*small_inputs(), decisions=record)
+    assert {kind: list(values) for kind, values in record.items()} == {
+        "alphas": ["layers.0.update", "layers.1.update"]}
+
+
+@pytest.mark.parametrize("name", ["MulT", "MulT-FFL"])
+def test_mult_hands_out_its_attention(name):
+    record = {}
+    small_model(name)(*small_inputs(), decisions=record)
+    attention = record["attention"]["trans_l_with_v.layers.1"]
+    assert attention.shape == (4, LENS[0], LENS[2])
+    torch.testing.assert_close(attention.sum(dim=2), torch.ones(4, LENS[0]))
+    band = torch.ones(LENS[0], LENS[2]).tril(LENS[2] - LENS[0])
+    assert (attention[:, band == 0] == 0).all()
+    assert record["attention"]["trans_l_mem.layers.2"].shape == (4, 1, LENS[0])  # the step that is read
 
 
 def test_constructors_take_what_build_model_promises():

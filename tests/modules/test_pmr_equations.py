@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from modules.pmr_layer import DynamicFilter, MessageUpdateModule, ModalityReinforcementUnit, ReinforcementLayer
+from modules.pmr_layer import (
+    DynamicFilter,
+    FullMessageWeights,
+    LowRankMessageWeights,
+    MessageUpdateModule,
+    ModalityReinforcementUnit,
+    ReinforcementLayer,
+)
+from modules.sequence import Sequence
+from src.dataset import Split
 from src.models import build_model
 from tests.reference import pmr_reference
 
@@ -46,6 +55,11 @@ def draw_mask(*shape, seed):
     return mask
 
 
+def sequence(x, hidden=None):
+    """Steps that `hidden` marks are not attended to."""
+    return Sequence.of(torch.tensor(x))._replace(hidden=None if hidden is None else torch.tensor(hidden))
+
+
 def assert_same(actual, expected):
     actual = actual.detach().numpy() if torch.is_tensor(actual) else actual
     assert actual.dtype == np.float64
@@ -73,8 +87,7 @@ def test_modality_reinforcement_unit(source_len, target_len, heads, dynamic_filt
     module = redraw(ModalityReinforcementUnit(8, heads, dynamic_filter=dynamic_filter, residual=residual))
     source, target = draw(BATCH, source_len, 8, seed=1), draw(BATCH, target_len, 8, seed=2)
     source_mask, target_mask = draw_mask(BATCH, source_len, seed=3), draw_mask(BATCH, target_len, seed=4)
-    masks = (torch.tensor(source_mask), torch.tensor(target_mask)) if masked else ()
-    out = module(torch.tensor(source), torch.tensor(target), *masks)
+    out = module(sequence(source, source_mask if masked else None), sequence(target, target_mask if masked else None)).x
     p = arrays(module, "unit")
     for b in range(BATCH):
         hidden = (source_mask[b], target_mask[b]) if masked else (None, None)
@@ -90,14 +103,22 @@ def draw_layer_inputs(modalities, width):
     return Z, draw(BATCH, hub_len, width, seed=20), masks, draw_mask(BATCH, hub_len, seed=21)
 
 
-def layer_settings(width, heads, modalities, **options):
-    hub_len = sum(LENS[m] for m in modalities)
-    return dict(embed_dim=width, num_heads=heads, hub_len=hub_len, attn_dropouts=dict.fromkeys(modalities, 0.0),
-                **options)
+def sequences(Z, masks, masked):
+    return {m: sequence(x, masks[m] if masked else None) for m, x in Z.items()}
 
 
-def as_tensors(by_modality):
-    return {m: torch.tensor(value) for m, value in by_modality.items()}
+def units(modalities, width, heads, **options):
+    return {m: ModalityReinforcementUnit(width, heads, **options) for m in modalities}
+
+
+def message_update_module(modalities, width, heads, message_update="attention", message_form="lowrank", **options):
+    length = sum(LENS[m] for m in modalities)
+    weights = None if message_update == "mean" else {
+        m: (FullMessageWeights(length, width, 5) if message_form == "full"
+            else LowRankMessageWeights(length, width, 5, 3))
+        for m in modalities
+    }
+    return MessageUpdateModule(units(modalities, width, heads, **options), weights, width, message_dim=5)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -105,11 +126,9 @@ def as_tensors(by_modality):
 @pytest.mark.parametrize("message_form", ["lowrank", "full"])
 @pytest.mark.parametrize("message_update", ["attention", "mean"])
 def test_message_update_module(message_update, message_form, modalities, masked):
-    module = redraw(MessageUpdateModule(**layer_settings(
-        6, 2, modalities, message_update=message_update, message_form=message_form, message_dim=5, message_rank=3)))
+    module = redraw(message_update_module(modalities, 6, 2, message_update, message_form))
     Z, Z_C, masks, hub_mask = draw_layer_inputs(modalities, 6)
-    padding = as_tensors(masks) if masked else dict.fromkeys(modalities)
-    out = module(as_tensors(Z), torch.tensor(Z_C), padding, torch.tensor(hub_mask) if masked else None)
+    out = module(sequences(Z, masks, masked), sequence(Z_C, hub_mask if masked else None)).x
     p = arrays(module, "update")
     for b in range(BATCH):
         hidden = ({m: masks[m][b] for m in modalities}, hub_mask[b]) if masked else (None, None)
@@ -122,11 +141,11 @@ def test_message_update_module(message_update, message_form, modalities, masked)
 @pytest.mark.parametrize("residual, dynamic_filter", [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("message_update", ["attention", "mean", "none"])
 def test_reinforcement_layer(message_update, residual, dynamic_filter, masked):
-    module = redraw(ReinforcementLayer(**layer_settings(
-        6, 3, "lav", message_update=message_update, residual=residual, dynamic_filter=dynamic_filter)))
+    options = {"residual": residual, "dynamic_filter": dynamic_filter}
+    update = None if message_update == "none" else message_update_module("lav", 6, 3, message_update, **options)
+    module = redraw(ReinforcementLayer(units("lav", 6, 3, **options), update))
     Z, Z_C, masks, hub_mask = draw_layer_inputs("lav", 6)
-    padding = (as_tensors(masks), torch.tensor(hub_mask)) if masked else ()
-    new_Z, new_Z_C = module(as_tensors(Z), torch.tensor(Z_C), *padding)
+    new_Z, new_Z_C = module(sequences(Z, masks, masked), sequence(Z_C, hub_mask if masked else None))
     p = arrays(module, "layer")
     for b in range(BATCH):
         hidden = ({m: masks[m][b] for m in "lav"}, hub_mask[b]) if masked else (None, None)
@@ -134,8 +153,8 @@ def test_reinforcement_layer(message_update, residual, dynamic_filter, masked):
             p, "layer", {m: Z[m][b] for m in "lav"}, Z_C[b], 3, *hidden, learned_filter=dynamic_filter,
             residual=residual, update=message_update)
         for m in "lav":
-            assert_same(new_Z[m][b], expected_Z[m])
-        assert_same(new_Z_C[b], expected_Z_C)
+            assert_same(new_Z[m].x[b], expected_Z[m])
+        assert_same(new_Z_C.x[b], expected_Z_C)
 
 
 # ---- the whole model -------------------------------------------------------------------------------------------------
@@ -217,10 +236,11 @@ def test_model_with_given_padding(pool, mask_padding):
 
 def check_model(dims, options, masks=None):
     """Compare prediction, hidden state, gates and alphas of each sample of a batch with the reference."""
-    model, x = make_model(dims, **options), draw_inputs(dims)
-    padding = masks and [torch.tensor(masks[m]) for m in "lav"]
-    with model.recording() as record, torch.no_grad():
-        prediction, hidden = model(*(torch.tensor(x[m]) for m in "lav"), padding=padding)
+    model, x, record = make_model(dims, **options), draw_inputs(dims), {}
+    streams = [torch.tensor(x[m]) if masks is None else Sequence.of(torch.tensor(x[m]), torch.tensor(masks[m]))
+               for m in "lav"]
+    with torch.no_grad():
+        prediction, hidden = model(*streams, decisions=record)
     p = arrays(model, "")
     modalities = options.get("modalities", "lav")
     assert hidden.shape == (BATCH, len(modalities) * options.get("embed_dim", 8))
@@ -237,6 +257,34 @@ def check_model(dims, options, masks=None):
         for kind in ("gates", "alphas"):
             for name, value in record[kind].items():
                 assert_same(value[b], expected[kind][name])
+
+
+FRONT = {"l": 2, "a": 1, "v": 1}  # steps that the samples below share as padding in front
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("empty", ["", "v", "av", "everywhere v"])
+def test_model_of_a_cut_batch(case, empty):
+    """The front padding that a batch shares is cut; a stream that is empty in all samples keeps its last step."""
+    options = dict(CASES[case], mask_padding=True)
+    model, x = make_model(**options), draw_inputs(DIMS)
+    for m in "lav":
+        x[m][:, :FRONT[m]] = 0
+    for m in empty.removeprefix("everywhere "):
+        x[m][slice(None) if "everywhere" in empty else 0] = 0
+    features = tuple(torch.tensor(x[m]) for m in "lav")
+    split = Split(features, tuple((f == 0).all(dim=2) for f in features), torch.zeros(BATCH, 1), [])
+    streams, _ = split.batch(range(BATCH), trimmed=True)
+    cut = {m: stream.length - stream.x.size(1) for m, stream in zip("lav", streams, strict=True)}
+    assert cut == FRONT | ({"v": LENS["v"] - 1} if "everywhere" in empty else {})
+    prediction, hidden = model(*streams)
+    (prediction.sum() + hidden.sum()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    p = arrays(model, "")
+    for b in range(BATCH):
+        expected_prediction, expected_hidden = reference_outputs(p, x, b, **options)
+        assert_same(prediction[b], expected_prediction)
+        assert_same(hidden[b], expected_hidden)
 
 
 def test_gradients_by_finite_differences():

@@ -52,15 +52,13 @@ def attention(p, name, target, source, heads, hidden=None):
     size = width // heads
     weight, bias = p[f"{name}.in_proj_weight"], p[f"{name}.in_proj_bias"]
     visible = [s for s in range(len(source)) if hidden is None or not hidden[s]]
-    if not visible:  # a query that would see nothing sees everything
-        visible = list(range(len(source)))
-    out = np.zeros_like(target)
+    out = np.zeros_like(target)  # and so it stays where there is nothing to see
     for head in range(heads):
         rows = slice(head * size, (head + 1) * size)  # of this head in q; those in k and v are one and two widths on
         q, k, v = [(weight[i * width:][rows], bias[i * width:][rows]) for i in range(3)]
         keys = [k[0] @ source[s] + k[1] for s in visible]
         values = [v[0] @ source[s] + v[1] for s in visible]
-        for t in range(len(target)):
+        for t in range(len(target)) if visible else ():
             query = q[0] @ target[t] + q[1]
             weights = softmax([query @ key / math.sqrt(size) for key in keys])
             out[t, rows] = sum(w * value for w, value in zip(weights, values, strict=True))
@@ -227,11 +225,12 @@ def readout_encoder(p, name, sequence, heads, layers, hidden=None):
     return layer_norm(p, f"{name}.layer_norm", x)
 
 
-def pool_segment(segment, padding, pool):
-    """The last step, or the mean of the real steps (of all of them when none is real)."""
+def pool_segment(segment, padding, pool, mask_padding):
+    """The last step, or the mean of the real steps. None real: the last one where padding is hidden, else all."""
     if pool == "last":
         return segment[-1]
-    real = [step for step, padded in zip(segment, padding, strict=True) if not padded] or list(segment)
+    real = [step for step, padded in zip(segment, padding, strict=True) if not padded]
+    real = real or list(segment[-1:] if mask_padding else segment)
     return sum(real) / len(real)
 
 
@@ -253,7 +252,7 @@ def pmr(p, inputs, heads, layers, modalities="lav", padding=None, readout_layers
     whole = readout_encoder(p, "readout", whole, heads, readout_layers, 2 * hub_padding if mask_padding else None)
     pooled, start = {}, len(Z_C)
     for m in order:
-        pooled[m] = pool_segment(whole[start:start + len(Z[m])], padding[m], pool)
+        pooled[m] = pool_segment(whole[start:start + len(Z[m])], padding[m], pool, mask_padding)
         start += len(Z[m])
     state = np.concatenate([pooled[m] for m in OUTPUT_ORDER if m in modalities])
     inner = linear(p, "proj2", np.maximum(linear(p, "proj1", state), 0.0)) + state

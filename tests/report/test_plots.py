@@ -168,8 +168,8 @@ def test_mean_of_real_samples_leaves_padding_out():
 def test_decisions_are_those_of_one_pass_over_the_split(trained):
     model, split = pmr_of(trained)
     gates, alphas = plots.decisions(model, split, batch_size=4)  # 6 samples: the batches differ in size
-    with torch.no_grad(), model.recording() as record:
-        model(*split.features, split.padding)
+    with torch.no_grad():
+        model(*split.features, decisions=(record := {}))
     curves = plots.gate_curves(gates, dict(zip("lav", (mask.numpy() for mask in split.padding), strict=True)))
     assert list(curves) == ["l", "a", "v"]
     for m, features in zip("lav", split.features, strict=True):
@@ -205,8 +205,8 @@ def test_messages_are_drawn_for_their_modality():
 
 def test_attention_is_that_of_the_sample_in_the_last_layer(trained):
     model, split = pmr_of(trained)
-    with torch.no_grad(), model.recording() as record:
-        model(*split.features, split.padding)
+    with torch.no_grad():
+        model(*split.features, decisions=(record := {}))
     maps = plots.attention_to_hub(model, split, 4)
     assert list(maps) == ["l", "a", "v"]
     for m, weights in maps.items():

@@ -51,7 +51,7 @@ def test_every_contender_is_timed_in_turns(stock, tiny, tmp_path, capsys):
     assert figures["ours"]["times_ours"] == figures["ours"]["peak_times_ours"] == 1
     assert all(implementation["seconds"] > 0 < implementation["peak_bytes"] for implementation in figures.values())
     table = capsys.readouterr().out
-    assert table.count("| MulT 4/5/6, batch 2 |") == 7
+    assert table.count("| MulT 4/5/6, batch 2 |") == 6
 
 
 def test_growth_is_drawn(tiny, tmp_path):

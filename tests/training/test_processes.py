@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from main import main
-from modules.cpu_library import library
+from modules.kernels.cpu_library import library
 from src import train
 from src.data.specs import find_spec
 from src.dataset import load_dataset
@@ -140,9 +140,9 @@ def test_each_parameter_has_a_gradient(folder, flags):
     """None is trained in vain: the mean over processes and the optimizer take all of them."""
     settings, _ = resolve(parse_flags([*FLAGS, *flags]))
     dataset = load_dataset(settings.spec)
-    features, padding, labels = dataset.splits["train"].batch(range(5))
+    streams, labels = dataset.splits["train"].batch(range(5))
     model = build(settings, dataset).train()
-    dataset.task.loss(model(*features, padding)[0], labels).backward()
+    dataset.task.loss(model(*streams)[0], labels).backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 

@@ -5,7 +5,7 @@
 // backward pass draws the same ones again; attention makes its weights again row by row, from the logarithm of the sum
 // of each row's exponentials. Decisions are 32 bits wide: what is below `threshold` is dropped.
 //
-// Shape letters are those of modules/__init__.py, with S samples, c features a head, G norms and R rows. Features are
+// Shape letters are those of modules/__init__.py, with S samples, c features a head and R rows. Features are
 // contiguous.
 
 #include <algorithm>
@@ -92,9 +92,8 @@ struct Attention {
     int64_t samples, heads, width, T_t, T_s;
     const float *q, *k, *v;
     Strides of_q, of_k, of_v;
-    const int32_t *seen;  // (T_t, 2) or null: the first source step that a target step sees, and the one after the last
-    const uint8_t *allowed;  // (T_t, T_s) or null: which of the steps between them it sees
-    int64_t mask_of_sample;  // 1 where there is such a mask for each sample, 0 where they share one
+    const uint8_t *hidden;  // (S, T_s) or null: not 0 where no target step sees a source step
+    const int32_t *until;  // (T_t) or null: a target step sees only the source steps before this one
     float scale;
     uint32_t threshold;
     float keep_scale;
@@ -117,13 +116,13 @@ class Head {
   public:
     explicit Head(const Attention &a)
         : a(a), c(WIDTH ? WIDTH : a.width), blocks((a.T_s + LANES - 1) / LANES), k(c * blocks), v(c * blocks),
-          weights(blocks), allowed(blocks * LANES), grad_k(a.grad_out ? c * blocks : 0), grad_v(grad_k.size()) {}
+          weights(blocks), visible(blocks * LANES), grad_k(a.grad_out ? c * blocks : 0), grad_v(grad_k.size()) {}
 
     void forward(int64_t sample, int64_t head) {
         load(sample, head);
         for (int64_t i = 0; i < a.T_t; ++i) {
             const float *q = a.q + at(a.of_q, sample, i, head);
-            const Seen row = seen_by(sample, i);
+            const Seen row = seen_by(i);
             vec highest = vec{} - INFINITY;
             for (int64_t b = row.first_block(); b < row.last_block(); ++b) {
                 const vec score = score_of(q, b, row);
@@ -139,7 +138,7 @@ class Head {
                 if (a.threshold) weight = keep(weight, key, uint32_t(b * LANES), a.threshold);
                 for (int64_t f = 0; f < width(); ++f) totals[f] += weight * v[b * width() + f];
             }
-            const float total = sum_of(sum);
+            const float total = row.last ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
             a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log(total);
             float *out = a.out + dense(sample, i, head);
             for (int64_t f = 0; f < width(); ++f) out[f] = sum_of(totals[f]) * (a.keep_scale / total);
@@ -154,7 +153,7 @@ class Head {
             const float *q = a.q + at(a.of_q, sample, i, head);
             const float *out = a.out + dense(sample, i, head), *grad_out = a.grad_out + dense(sample, i, head);
             const float log_sum = a.log_sum[(sample * a.heads + head) * a.T_t + i];
-            const Seen row = seen_by(sample, i);
+            const Seen row = seen_by(i);
             const Key key = key_of_row(sample, i, head);
             float inner = 0;  // the sum over source steps of weight times its gradient
             for (int64_t f = 0; f < width(); ++f) inner += out[f] * grad_out[f];
@@ -187,7 +186,8 @@ class Head {
     const int64_t c, blocks;  // of LANES source steps
     std::vector<vec> k, v;  // (blocks, c)
     std::vector<vec> weights;  // of a row: (blocks)
-    std::vector<uint8_t> allowed;
+    std::vector<uint8_t> visible;  // of the sample's source steps, where some are hidden
+    int64_t first_visible = 0;
     std::vector<vec> grad_k, grad_v;  // (blocks, c)
 
     int64_t width() const { return WIDTH ? WIDTH : c; }
@@ -205,6 +205,10 @@ class Head {
     }
 
     void load(int64_t sample, int64_t head) {
+        if (a.hidden) {
+            for (int64_t j = 0; j < a.T_s; ++j) visible[j] = !a.hidden[sample * a.T_s + j];
+            first_visible = std::find(visible.begin(), visible.end(), 1) - visible.begin();
+        }
         for (int64_t j = 0; j < a.T_s; ++j)
             for (int64_t f = 0; f < width(); ++f) {
                 k[j / LANES * width() + f][j % LANES] = a.k[at(a.of_k, sample, j, head) + f];
@@ -217,30 +221,24 @@ class Head {
             for (int64_t f = 0; f < width(); ++f) to[j * stride + f] = grad[j / LANES * width() + f][j % LANES];
     }
 
-    // The source steps that a target step sees: from first to before last, of those that `allowed` marks, if it is there.
+    // The blocks in which a target step sees something, and the first source step that is after all it sees.
     struct Seen {
-        int32_t first, last;
-        const uint8_t *allowed;
+        int64_t first, last;
         int64_t first_block() const { return first / LANES; }
         int64_t last_block() const { return (last + LANES - 1) / LANES; }
     };
 
-    Seen seen_by(int64_t sample, int64_t i) {
-        if (!a.seen) return {0, int32_t(a.T_s), nullptr};
-        const int64_t row = sample * a.mask_of_sample * a.T_t + i;
-        if (a.allowed) std::copy_n(a.allowed + row * a.T_s, a.T_s, allowed.begin());
-        return {a.seen[2 * row], a.seen[2 * row + 1], a.allowed ? allowed.data() : nullptr};
+    Seen seen_by(int64_t i) const {
+        const int64_t last = a.until ? a.until[i] : a.T_s;
+        return first_visible < last ? Seen{first_visible, last} : Seen{0, 0};
     }
 
     vec score_of(const float *q, int64_t block, const Seen &row) const {
         vec score{};
         for (int64_t f = 0; f < width(); ++f) score += q[f] * k[block * width() + f];
         const ivec step = LANE + int32_t(block * LANES);
-        ivec seen = (step >= row.first) & (step < row.last);
-        if (row.allowed) {
-            const auto bytes = *(const bvec *)(row.allowed + block * LANES);
-            seen &= __builtin_convertvector(bytes, ivec) != 0;
-        }
+        ivec seen = step < int32_t(row.last);
+        if (a.hidden) seen &= __builtin_convertvector(*(const bvec *)(&visible[block * LANES]), ivec) != 0;
         return seen ? score * a.scale : vec{} - INFINITY;
     }
 };
@@ -324,15 +322,15 @@ constexpr int64_t NORM_ROWS = 128;  // rows in a chunk
 extern "C" {
 
 struct Norm {
-    int64_t groups, rows, width;  // rows of each group
-    const float *x;  // (G, R, d)
-    const float *weight, *bias;  // (G, d)
+    int64_t rows, width;
+    const float *x;  // (R, d)
+    const float *weight, *bias;  // (d)
     float eps;
-    float *statistics;  // (G, R, 2): mean, and inverse of the standard deviation
-    float *out;  // (G, R, d)
-    const float *grad_out;  // (G, R, d); what follows is null in the forward pass
-    float *grad_x;  // (G, R, d)
-    float *grad_weight, *grad_bias;  // (G, chunks of rows, d), to be summed over the chunks
+    float *statistics;  // (R, 2): mean, and inverse of the standard deviation
+    float *out;  // (R, d)
+    const float *grad_out;  // (R, d); what follows is null in the forward pass
+    float *grad_x;  // (R, d)
+    float *grad_weight, *grad_bias;  // (chunks of rows, d), to be summed over the chunks
 };
 
 }  // extern "C"
@@ -340,9 +338,9 @@ struct Norm {
 namespace {
 
 template <int PARTS>
-void norm_forward(const Norm &n, int64_t group, int64_t first, int64_t last) {
-    const auto weight = Row<PARTS>::load(n.weight + group * n.width, n.width);
-    const auto bias = Row<PARTS>::load(n.bias + group * n.width, n.width);
+void norm_forward(const Norm &n, int64_t first, int64_t last) {
+    const auto weight = Row<PARTS>::load(n.weight, n.width);
+    const auto bias = Row<PARTS>::load(n.bias, n.width);
     for (int64_t r = first; r < last; ++r) {
         const auto row = Row<PARTS>::load(n.x + r * n.width, n.width);
         const float mean = row.mean(n.width);
@@ -357,8 +355,8 @@ void norm_forward(const Norm &n, int64_t group, int64_t first, int64_t last) {
 }
 
 template <int PARTS>
-void norm_backward(const Norm &n, int64_t group, int64_t first, int64_t last, int64_t chunk) {
-    const auto weight = Row<PARTS>::load(n.weight + group * n.width, n.width);
+void norm_backward(const Norm &n, int64_t first, int64_t last, int64_t chunk) {
+    const auto weight = Row<PARTS>::load(n.weight, n.width);
     Row<PARTS> grad_weight, grad_bias;
     for (int64_t r = first; r < last; ++r) {
         const float mean = n.statistics[2 * r], inverse = n.statistics[2 * r + 1];
@@ -380,12 +378,10 @@ template <int PARTS>
 void run_norm(const Norm &n, int threads) {
     const int64_t chunks = (n.rows + NORM_ROWS - 1) / NORM_ROWS;
     #pragma omp parallel for num_threads(threads)
-    for (int64_t chunk = 0; chunk < n.groups * chunks; ++chunk) {
-        const int64_t group = chunk / chunks, start = group * n.rows;
-        const int64_t first = start + chunk % chunks * NORM_ROWS;
-        const int64_t last = std::min(first + NORM_ROWS, start + n.rows);
-        if (n.grad_out) norm_backward<PARTS>(n, group, first, last, chunk);
-        else norm_forward<PARTS>(n, group, first, last);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t first = chunk * NORM_ROWS, last = std::min(first + NORM_ROWS, n.rows);
+        if (n.grad_out) norm_backward<PARTS>(n, first, last, chunk);
+        else norm_forward<PARTS>(n, first, last);
     }
 }
 

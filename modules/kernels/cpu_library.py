@@ -1,8 +1,8 @@
-"""Builds and loads cpu_kernels.cpp, the part of a training step on a CPU that torch leaves slow.
+"""Builds and loads cpu_kernels.cpp.
 
-The library is built on first use, in about three seconds, and kept in the user's cache folder under a name that
-changes with its source, the compiler and the processor. Where there is no C++ compiler everything is computed in
-torch: the same, but more slowly and, in attention with dropout, in memory that grows with the square of the length.
+The library is built on first use, in about three seconds. It stays in the user's cache folder, under a name that
+changes with its source, the compiler and the processor. torch's own builder of extensions would need its headers,
+ninja and a minute for the same.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ class Attention(ctypes.Structure):
     _fields_ = [
         *fields(INT, "samples", "heads", "width", "T_t", "T_s"),
         *fields(POINTER, "q", "k", "v"), *fields(Strides, "of_q", "of_k", "of_v"),
-        *fields(POINTER, "seen", "allowed"), *fields(INT, "mask_of_sample"),
+        *fields(POINTER, "hidden", "until"),
         *fields(ctypes.c_float, "scale"), *fields(ctypes.c_uint32, "threshold"),
         *fields(ctypes.c_float, "keep_scale"), *fields(ctypes.c_uint64, "seed"),
         *fields(POINTER, "out", "log_sum", "grad_out", "grad_q", "grad_k", "grad_v"),
@@ -48,7 +48,7 @@ class Norm(ctypes.Structure):
     """As in cpu_kernels.cpp."""
 
     _fields_ = [
-        *fields(INT, "groups", "rows", "width"), *fields(POINTER, "x", "weight", "bias"),
+        *fields(INT, "rows", "width"), *fields(POINTER, "x", "weight", "bias"),
         *fields(ctypes.c_float, "eps"),
         *fields(POINTER, "statistics", "out", "grad_out", "grad_x", "grad_weight", "grad_bias"),
     ]
