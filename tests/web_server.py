@@ -1,9 +1,12 @@
-"""A web server on this machine that serves one file, and misbehaves as it is told to."""
+"""A web server on this machine that serves one file, and misbehaves on request."""
 
 import re
+import sys
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+
+from src.data import fetch
 
 
 class Server(ThreadingHTTPServer):
@@ -63,6 +66,21 @@ def serving(content):
         finally:
             server.shutdown()
             thread.join()
+
+
+def no_waiting(monkeypatch):
+    """Talk to this machine without a proxy, read in small chunks, and do not wait before another attempt.
+
+    Returns the list of gdown's waits, in seconds.
+    """
+    import gdown  # noqa: F401, PLC0415, slow to import
+
+    waits = []
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(fetch, "BACKOFF", 0)
+    monkeypatch.setattr(sys.modules["gdown.download"], "_wait_or_cancel", lambda seconds, cancel: waits.append(seconds))
+    monkeypatch.setattr(sys.modules["gdown.download"], "CHUNK_SIZE", 10_000)
+    return waits
 
 
 def whole_or_range(handler, end=None, **headers):

@@ -5,43 +5,75 @@
     python -m src download --dataset mosei --archive Archive.zip                   downloaded by hand
     python -m src download --dataset mosi --url https://mirror.example/Archive.zip
 
-A file that is there is left as it is. What was interrupted goes on where it stopped.
+A file that is there is left as it is. The same command resumes an interrupted download.
 """
 
 import argparse
 import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from src.data.obtain import obtain
-from src.data.progress import note
-from src.data.sources import Facts, Source, SourceError, read_sources
-from src.data.specs import KNOWN, find_spec
+from src.data.fetch import Facts, SourceError, check_room, fetch, find_in_folder, note, progress_bar
+from src.data.specs import KNOWN, DatasetSpec, find_spec
+from src.data.zip64 import extract, find_members
 from src.errors import Parser, UserError, run_command
 from src.files import wait_for
 
+SOURCES = Path(__file__).parent / "sources.json"
+UNKNOWN = Facts()
 ALIGNMENTS = {"both": (True, False), "aligned": (True,), "unaligned": (False,)}
+PICKLE_STARTS = (b"\x80", b"(", b"}")  # protocols 2 and up, and a dict in 0 and 1
 
 
-def download(specs, data_path, alignments=(True, False), url=None, archive=None):
-    """Fetch what is missing of some data sets; UserError, in one line, where a file cannot be had.
+@dataclass(frozen=True)
+class Source:
+    """A place that holds data files: the URL of one, of a zip of them or of a Google Drive folder, or a zip at hand."""
+
+    name: str
+    holds: tuple[str, ...]  # the names of data files
+    facts: Facts = UNKNOWN  # of the file at the URL
+    url: str = ""
+    saved_as: str = ""  # the file of the URL
+    archive: Path | None = None  # the zip at hand
+    seen_working: str | None = None  # when and by whom; None: nobody says so
+
+
+def read_sources() -> tuple[list[Source], dict[str, Facts]]:
+    """The sources in the order that they are tried, and {name of a data file: its Facts}."""
+    known = json.loads(SOURCES.read_text(encoding="utf-8"))
+    sources = []
+    for entry in known["sources"]:
+        facts = {name: entry.pop(name) for name in ("size", "sha256", "measured_by", "provenance") if name in entry}
+        sources.append(Source(holds=tuple(entry.pop("holds")), facts=Facts(**facts), **entry))
+    return sources, {name: Facts(**facts) for name, facts in known["files"].items()}
+
+
+def download(specs: Iterable[DatasetSpec], data_path: str | Path, alignments: Iterable[bool] = (True, False),
+             url: str | None = None, archive: str | None = None) -> None:
+    """Fetch the missing files of some data sets; UserError, in one line, where a file cannot be had.
 
     `url` or `archive`, the path of a zip, stands in for all known sources.
     """
     sources, facts = read_sources()
-    folder = Path(data_path)
+    specs, folder = list(specs), Path(data_path)
     files = [spec.file(folder, aligned) for spec in specs if not spec.make for aligned in alignments]
     if not files:
         note(f"{', '.join(spec.name for spec in specs)}: made in memory, nothing to fetch")
     if archive or url:
         sources = [own_source([path.name for path in files], url, archive)]
     with only_one_in(folder):
-        lacking, failures = [path for path in files if not is_there(path, facts)], {}
+        lacking = [path for path in files if not is_there(path, facts)]
+        failures: dict[str, list[str]] = {}
         for source in sources:
             wanted = [path for path in lacking if path.name in source.holds]
             if wanted:
-                note(f"{', '.join(path.name for path in wanted)}: from {source.name}")
+                unseen = "" if source.seen_working else ", which nobody is known to have seen working"
+                note(f"{', '.join(path.name for path in wanted)}: from {source.name}{unseen}")
                 try:
                     obtain(source, folder, wanted, facts)
                 except SourceError as failure:
@@ -54,16 +86,17 @@ def download(specs, data_path, alignments=(True, False), url=None, archive=None)
                         f"({why or 'no source is known'}); {next_step(sources, folder, lacking[0])}")
 
 
-def own_source(names, url, archive):
+def own_source(names: Iterable[str], url: str | None, archive: str | None) -> Source:
     """The source that a user names, which may hold any of the files."""
     if archive:
-        return Source(str(archive), tuple(names), Facts(), archive=Path(archive))
+        return Source(archive, tuple(names), archive=Path(archive), seen_working="the user's")
+    url = str(url)
     saved_as = f"url-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    return Source(urlsplit(url).hostname, tuple(names), Facts(), url=url, saved_as=saved_as)
+    return Source(str(urlsplit(url).hostname), tuple(names), url=url, saved_as=saved_as, seen_working="the user's")
 
 
-def next_step(sources, folder, path):
-    """What a user can do who did not get a file."""
+def next_step(sources: Iterable[Source], folder: Path, path: Path) -> str:
+    """The advice to a user who did not get a file."""
     source = next((source for source in sources if path.name in source.holds), None)
     if source is None:
         return "put it there, or say where it is by python -m src download and --url or --archive"
@@ -74,7 +107,7 @@ def next_step(sources, folder, path):
 
 
 @contextmanager
-def only_one_in(folder):
+def only_one_in(folder: Path) -> Iterator[None]:
     """Make a folder and keep other downloads out of it in the block; UserError where the disk fails the block."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,11 +121,11 @@ def only_one_in(folder):
         raise UserError(f"{error.filename or folder} cannot be used: {error.strerror}") from error
 
 
-def is_there(path, facts):
-    """Whether a file is there; tells the user of it, and of a size that is not the one expected."""
+def is_there(path: Path, facts: dict[str, Facts]) -> bool:
+    """Whether a file is there. If it is, the user reads so, and reads of a size that is not the one expected."""
     if not path.is_file():
         return False
-    expected, size = facts.get(path.name, Facts()).size, path.stat().st_size
+    expected, size = facts.get(path.name, UNKNOWN).size, path.stat().st_size
     if path.name not in facts:
         note(f"{path} is there already; where that is not what is wanted, move it away or name another --data_path")
     elif expected in (None, size):
@@ -102,7 +135,94 @@ def is_there(path, facts):
     return True
 
 
-def web_address(text):
+def obtain(source: Source, folder: Path, wanted: list[Path], facts: dict[str, Facts]) -> None:
+    """Get files from a source: from a zip, which is kept since more of it may be wanted another time, or the one file.
+
+    SourceError where the source does not give them, UserError and OSError where this machine fails. Either may leave
+    files that are whole, but nothing half-written under the name of one.
+    """
+    if source.archive:
+        unpack(source.archive, wanted, facts)
+        return
+    fetched = folder / source.saved_as
+    was_there = fetched.exists()
+    if was_there:
+        note(f"{fetched} is there and is used; delete it to fetch it again")
+    else:
+        unpacked = sum(facts.get(path.name, UNKNOWN).size or 0 for path in wanted if path != fetched)
+        known = facts.get(fetched.name, source.facts)
+        url = find_in_folder(source.url, fetched.name) if "/drive/folders/" in source.url else source.url
+        put_in_place(fetch(url, fetched, known, unpacked), fetched, known, ("zip", "pickle"))
+    if kind_of_file(fetched) == "zip":
+        unpack(fetched, wanted, facts)
+        if not was_there:
+            note(f"{fetched} is kept, in case more of it is wanted; delete it if not")
+    elif fetched not in wanted:
+        path = which_of(wanted, fetched, facts)
+        put_in_place(fetched, path, facts.get(path.name, UNKNOWN), ("pickle",))
+
+
+def unpack(archive: Path, wanted: list[Path], facts: dict[str, Facts]) -> None:
+    """Take files out of a zip."""
+    members = find_members(archive, {path.name for path in wanted})
+    failures = [f"{archive} has no {path.name}" for path in wanted if path.name not in members]
+    for path in wanted:
+        if path.name not in members:
+            continue
+        member, known = members[path.name], facts.get(path.name, UNKNOWN)
+        part = path.with_name(path.name + ".unpacking")  # a name that no download resumes
+        try:
+            check_room(path.parent, known.size or member.file_size)
+            with progress_bar(f"unpacking {path.name}", member.compress_size) as bar:
+                extract(archive, member, part, on_bytes=bar.update)
+            known.check(part, path.name)
+            part.replace(path)
+        except SourceError as failure:
+            failures.append(str(failure))
+        except OSError as error:
+            raise UserError(f"{path} cannot be unpacked: {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+    if failures:
+        raise SourceError("; ".join(failures))
+
+
+def put_in_place(fetched: Path, path: Path, facts: Facts, kinds: tuple[str, ...]) -> None:
+    """Give a file that was fetched under another name its own. If it is not the expected file, delete it."""
+    try:
+        if kind_of_file(fetched, path.name) not in kinds:
+            raise SourceError(f"what came is not {path.name}")
+        facts.check(fetched, path.name)
+    except SourceError:
+        fetched.unlink()
+        raise
+    fetched.replace(path)
+
+
+def which_of(wanted: list[Path], fetched: Path, facts: dict[str, Facts]) -> Path:
+    """The one of some files that was fetched: the only one, or that of its size."""
+    size = fetched.stat().st_size
+    fitting = [path for path in wanted if len(wanted) == 1 or facts.get(path.name, UNKNOWN).size == size]
+    if len(fitting) != 1:
+        raise SourceError(f"{fetched} is one data file, and might be {' or '.join(path.name for path in wanted)}: say "
+                          "which by --alignment aligned or unaligned")
+    return fitting[0]
+
+
+def kind_of_file(path: Path, name: str = "") -> str:
+    """"zip" or "pickle", by the content; SourceError where it is neither, or is not whole."""
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(-min(1, len(start)), 2)
+        end = file.read()
+    if start == b"PK" and zipfile.is_zipfile(path):
+        return "zip"
+    if start[:1] in PICKLE_STARTS and end == b".":
+        return "pickle"
+    raise SourceError(f"{name or path.name} is neither a whole zip nor a whole pickle")
+
+
+def web_address(text: str) -> str:
     """An argparse type: a URL that HTTP can fetch."""
     try:
         parts = urlsplit(text)
@@ -130,7 +250,7 @@ def parse_arguments(argv):
     return arguments
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     def fetch_all():
         chosen = parse_arguments(argv)
@@ -138,5 +258,5 @@ def main(argv=None):
     try:
         return run_command(fetch_all)
     except KeyboardInterrupt:
-        note("interrupted; the same command goes on where it stopped")
+        note("interrupted; the same command resumes the download")
         return 130

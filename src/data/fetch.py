@@ -1,127 +1,260 @@
-"""Fetch a file over HTTP into a temporary name, going on where an earlier attempt or an earlier call stopped.
+"""One file from the network, by gdown, which sends the requests, retries and resumes.
 
-NAME.part holds what has come so far, and NAME.part.json what it is a part of: the URL, and the size, ETag and time of
-change that the server told. They are compared with what it tells now (and not left to If-Range, since some servers send
-ETags in a form that this header does not admit), so that the halves of two files are never joined.
+gdown takes any answer for the file and resumes whatever lies there. So the server is asked first, by `ask`: a web page
+is refused, the size is compared and the disk is measured before anything is read. The name of a part carries a key of
+its address, size, ETag and date, so that the halves of two files are never joined.
 """
 
-import json
+import hashlib
+import re
 import shutil
-from time import sleep
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from src.data.http_file import PassingError, RangeError, RemoteFile, UnreachableError
-from src.data.progress import gigabytes, note, progress_bar
-from src.data.sources import SourceError
-from src.errors import UserError
+from tqdm import tqdm
 
-RETRIES = 5  # attempts in a row that get no further
+from src.errors import UserError, printable
+
+TIMEOUT = 60  # seconds without a byte
+RETRIES, BACKOFF = 5, 1  # attempts after a failure that may heal, and seconds before the first, doubled each time
+HEAD = 4096  # bytes that show a web page
+AGENT = "PMR"
+HEALING = (408, 429, 500, 502, 503, 504)  # statuses that may heal
+MEANINGS = {401: "it wants a login", 403: "it refuses access (a quota, a firewall, or its owner)",
+            404: "the file is no longer there", 410: "the file is no longer there"}
 
 
-class Fetch:
-    """The download of one URL to one path, which appears when it is whole.
+class SourceError(Exception):
+    """A source did not give its file; the message is part of a line that says why."""
 
-    `facts` are compared with what the server tells before anything is read, and with the file before it appears; `room`
-    is what else must fit on the disk, in bytes; `check`, given the temporary path, may raise SourceError.
+
+@dataclass(frozen=True)
+class Facts:
+    """Size in bytes and SHA-256 of a file, None where unknown. A difference from a third party's measurement is only
+    a warning.
     """
 
-    def __init__(self, url, path, facts, room=0, check=lambda part: None):
-        self.url, self.path, self.facts, self.room, self.check = url, path, facts, room, check
-        self.part = path.with_name(path.name + ".part")
-        self.record = path.with_name(path.name + ".part.json")
+    size: int | None = None
+    sha256: str | None = None
+    measured_by: str = "third party"
+    provenance: str = ""
 
-    def run(self):
-        """Download. SourceError says why the server did not give the file, UserError what is wrong here."""
+    def check_size(self, size: int | None, name: str) -> None:
+        """Compare a size with the known one; SourceError where they differ."""
+        if self.size is not None and size is not None and size != self.size:
+            self._differs(f"{name} has {size:,} bytes, not the {self.size:,} expected")
+
+    def check(self, path: Path, name: str) -> None:
+        """Compare size and hash of a file, called `name` in messages; SourceError where they differ."""
+        size = path.stat().st_size
+        self.check_size(size, name)
+        if self.sha256 is not None and self.size in (None, size):
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != self.sha256:
+                self._differs(f"{name} has SHA-256 {found}, not the {self.sha256} expected")
+
+    def _differs(self, difference: str) -> None:
+        if self.measured_by == "us":
+            raise SourceError(difference)
+        note(f"WARNING: {difference}. What was expected is one third party's measurement ({self.provenance}): the file "
+             "may be a newer edition, or a damaged or forged one")
+
+
+class Answer(NamedTuple):
+    """What a server says of a file before it sends it."""
+
+    start: int  # the byte that the server would send first
+    size: int | None  # of the whole file
+    key: str  # 8 characters that change with the file
+
+
+def fetch(url: str, path: Path, facts: Facts, room: int = 0) -> Path:
+    """Download a URL, or a file of Google Drive, to a new file beside `path`; returns the new file's path.
+
+    An interrupted download leaves a part, which the next call resumes. `room` is the disk space needed besides, in
+    bytes. SourceError where the source does not give the file; UserError where the disk does not take it.
+    """
+    host, of_drive, furthest = urlsplit(url).hostname, is_drive(url), 0
+    gdown = network()[0]
+    while True:
+        part, have = find_part(path)
+        with in_one_line(host):
+            answer = Answer(have, facts.size, hashlib.sha256(url.encode()).hexdigest()[:8]) if of_drive else ask(
+                url, have)
+        target = path.with_name(f"{path.name}.{answer.key}")
+        if part and (answer.start != have or not part.name.startswith(target.name)):
+            note(f"{host} does not resume that part, or has another file now: starting again")
+            part.unlink()
+            continue
+        facts.check_size(answer.size, path.name)
+        check_room(path.parent, (answer.size or facts.size or 0) - have + room)
         try:
-            self._attempt_until_whole()
-            try:
-                self.check(self.part)
-                self.facts.check(self.part, self.path.name)
-            except SourceError:
-                self._forget()
+            with in_one_line(host), progress_bar(path.name, answer.size, have) as bar:
+                gdown.download(
+                    url, str(target), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT, retries=RETRIES,
+                    user_agent=None if of_drive else AGENT, progress=lambda done, total: bar.update(done - bar.n),
+                )
+            return target
+        except SourceError as failure:
+            part, have = find_part(path)
+            if have <= furthest:
+                if part and "byte range" in str(failure):  # the server resumes for `ask`, but not for gdown
+                    part.unlink()
                 raise
-            self.part.replace(self.path)
-            self.record.unlink()
+            furthest = have
+            note(f"{failure}; trying again")
         except OSError as error:
-            raise UserError(
-                f"{error.filename or self.part} cannot be written: {error.strerror}; mend that, and the same command "
-                "goes on with what has come"
-            ) from error
+            raise UserError(f"{error.filename or target} cannot be written: {error.strerror}; mend that, and the same "
+                            "command resumes the download") from error
 
-    def _attempt_until_whole(self):
-        """Attempt, and wait longer each time, until RETRIES in a row have got no further than any before."""
-        start = furthest = self._have()
-        failures = 0
-        while True:
-            try:
-                return self._attempt()
-            except PassingError as error:
-                have = self._have()
-                failures = 0 if have > furthest else failures + 1
-                furthest = max(furthest, have)
-                if failures > RETRIES or (isinstance(error, UnreachableError) and furthest == start):
-                    raise
-                wait = 2 ** max(1, failures)
-                note(f"{error}; trying again in {wait} s")
-                sleep(wait)
 
-    def _attempt(self):
-        """Ask for what is lacking, and write what comes."""
-        before, have = self._read_record(), self._have()
-        if have and have == before["size"]:
-            return
-        try:
-            remote = RemoteFile(self.url, have)
-        except RangeError:
-            self._forget()
+def is_drive(url: str) -> bool:
+    """Whether a URL is Google Drive's."""
+    return urlsplit(url).hostname in ("drive.google.com", "docs.google.com")
+
+
+def find_in_folder(url: str, name: str) -> str:
+    """The URL of the file of that name in a public Google Drive folder; SourceError where it is not there."""
+    with in_one_line(urlsplit(url).hostname):
+        listed = network()[0].download_folder(url, quiet=True, use_cookies=False, timeout=TIMEOUT, skip_download=True)
+    ids = [file.id for file in listed if file.path == name]
+    if not ids:
+        raise SourceError(f"the folder has no {name}")
+    return f"https://drive.google.com/uc?id={ids[0]}"
+
+
+def find_part(path: Path) -> tuple[Path | None, int]:
+    """The part that gdown left of a file, and its size; smaller ones are deleted."""
+    parts = sorted(path.parent.glob(f"{path.name}.{'?' * 16}.part"), key=lambda part: part.stat().st_size)
+    for part in parts[:-1]:
+        part.unlink()
+    return (parts[-1], parts[-1].stat().st_size) if parts else (None, 0)
+
+
+def ask(url: str, have: int) -> Answer:
+    """Ask a server for the bytes of a file from `have` on, and read no more than shows that it is the file."""
+    from urllib3.util import Retry  # noqa: PLC0415, slow to import
+
+    requests = network()[1]
+    adapter = requests.adapters.HTTPAdapter(max_retries=Retry(
+        RETRIES, connect=0, backoff_factor=BACKOFF, status_forcelist=HEALING, raise_on_status=False))
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.Session() as session:
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
+                return Answer(0, None, "")
+            answer.raise_for_status()
+            if answer.status_code not in (requests.codes.ok, requests.codes.partial_content):
+                raise SourceError(f"{urlsplit(url).hostname} answers {answer.status_code} and sends no file")
+            place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            if place is None and answer.status_code == requests.codes.partial_content:
+                raise SourceError(f"{urlsplit(url).hostname} sends a part of the file and does not say which")
+            length = place[2] if place else answer.headers.get("Content-Length", "")
+            size = int(length) if length.isdecimal() else None
+            start = int(place[1]) if place else 0
+            refuse_page(urlsplit(url).hostname, answer.headers.get("Content-Type", ""),
+                        next(answer.iter_content(HEAD), b""), start)
+            identity = (size, answer.headers.get("ETag"), answer.headers.get("Last-Modified"))
+    if not any(identity):
+        return Answer(0, size, "unknown_")  # no part of it is resumed
+    return Answer(start, size, hashlib.sha256(repr((url, identity)).encode()).hexdigest()[:8])
+
+
+def refuse_page(host: str, content_type: str, head: bytes, start: int) -> None:
+    """SourceError where a web page comes in place of the file, as a quota, a login or an error does."""
+    is_page = start == 0 and head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
+    if is_page or content_type.startswith("text/html"):
+        title = re.search(rb"<title[^>]*>(.*?)</title>", head, re.I | re.S)
+        shown = f' ("{printable(" ".join(title[1].decode("utf-8", "replace").split()))}")' if title else ""
+        raise SourceError(f"{host} sends a web page{shown} and not the file")
+
+
+def network():
+    """gdown and requests, which are slow to import."""
+    try:
+        import gdown  # noqa: PLC0415
+        import requests  # noqa: PLC0415
+    except ImportError as error:
+        raise SourceError("gdown is not installed; python -m pip install gdown") from error
+    return gdown, requests
+
+
+@contextmanager
+def in_one_line(host: str | None) -> Iterator[None]:
+    """Turn what gdown and requests raise into a SourceError of one line; an OSError of the disk passes."""
+    requests = network()[1]
+    try:
+        yield
+    except (SourceError, UserError):
+        raise
+    except Exception as error:  # gdown lets through whatever its parsing of Drive's pages raises
+        if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
             raise
-        with remote:
-            size = remote.identity["size"]
-            check_room(self.path.parent, (size or self.facts.size or 0) - remote.offset + self.room)
-            if remote.offset == 0:
-                self._start_anew(remote, have)
-            elif remote.offset != have or differs(remote.identity, before):
-                self._forget()
-                raise PassingError(f"{remote.host} has another file there than before")
-            with self.part.open("ab") as file, progress_bar(self.path.name, size, have := self._have()) as bar:
-                for piece in remote.pieces():
-                    file.write(piece)
-                    bar.update(len(piece))
-                    have += len(piece)
-        if size is not None and have < size:
-            raise PassingError(f"{remote.host} broke off after {have:,} of {size:,} bytes")
-
-    def _start_anew(self, remote, have):
-        if have:
-            note(f"{remote.host} does not go on from the middle of a file: starting again")
-        self.facts.check_size(remote.identity["size"], self.path.name)
-        self._forget()
-        self.record.write_text(json.dumps({"url": self.url, **remote.identity}), encoding="utf-8")
-
-    def _have(self):
-        """How many bytes there are to go on from: none if it is not known of what."""
-        return self.part.stat().st_size if self._read_record() and self.part.is_file() else 0
-
-    def _read_record(self):
-        """What the part is a part of; nothing where that is not this URL, or where the server told nothing."""
-        try:
-            record = json.loads(self.record.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        whole = isinstance(record, dict) and record.keys() == {"url", "size", "etag", "changed"}
-        return record if whole and record.pop("url") == self.url and any(record.values()) else {}
-
-    def _forget(self):
-        self.part.unlink(missing_ok=True)
-        self.record.unlink(missing_ok=True)
+        is_wrapped = isinstance(error.__cause__, requests.RequestException) and "incomplete" not in str(error)
+        raise SourceError(reason(host, error.__cause__ if is_wrapped else error, requests)) from error
 
 
-def differs(found, before):
-    """Whether two identities contradict each other in what both tell."""
-    return any(found[key] != before[key] for key in found if found[key] and before[key])
+def reason(host: str | None, error: BaseException, requests: ModuleType) -> str:
+    """An exception of gdown or requests as part of one line."""
+    from urllib3.exceptions import NewConnectionError  # noqa: PLC0415, slow to import
+
+    if isinstance(error, requests.HTTPError):
+        code = error.response.status_code
+        meaning = f": {MEANINGS[code]}" if code in MEANINGS else ""
+        return f"{host} answers {code} {printable(error.response.reason)}{meaning}"
+    if not isinstance(error, (requests.RequestException, ValueError)):
+        text = printable(" ".join(str(error).split()).partition(". The received bytes")[0])
+        return f"{host}: {text if type(error).__module__.startswith('gdown') else f'{type(error).__name__}: {text}'}"
+    causes, cause = [], error
+    while isinstance(cause, BaseException):
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__ or next(reversed(cause.args), None)  # urllib3 wraps in all ways
+    last = causes[-1]
+    text = printable(getattr(last, "strerror", None) or last) or type(last).__name__
+    for kind, line in (
+        (socket.gaierror, f"{host} cannot be looked up: this machine is offline, or no such name exists"),
+        (ssl.SSLCertVerificationError,
+         f"{host} shows a certificate that is not trusted here ({getattr(last, 'verify_message', '')}): a proxy, a "
+         "wrong clock, or certificates that Python lacks may be the cause"),
+        (TimeoutError, f"{host} sent nothing for {TIMEOUT} s"),
+        (NewConnectionError, f"no connection to {host}: {text}"),
+        ((requests.ConnectionError, requests.exceptions.ChunkedEncodingError), f"{host} broke off: {text}"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return line
+    return f"{host} leads to no address: {text}"
 
 
-def check_room(folder, needed):
+def check_room(folder: Path, needed: int) -> None:
     """SourceError where a folder's disk has fewer bytes free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise SourceError(f"it needs {gigabytes(needed)} of disk in {folder}, where {gigabytes(free)} are free")
+
+
+def gigabytes(size: int) -> str:
+    """A size in bytes, for a message."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def note(line: str) -> None:
+    """Print a line to stderr, above any progress bar."""
+    tqdm.write(f"# {line}", file=sys.stderr)
+
+
+def progress_bar(title: str, total: int | None, done: int = 0) -> tqdm:
+    """A bar with speed and time left that counts bytes; where stderr is no terminal it moves twice a minute."""
+    seconds = 0.1 if sys.stderr.isatty() else 30
+    return tqdm(desc=title, total=total, initial=done, unit="B", unit_scale=True, mininterval=seconds,
+                maxinterval=max(seconds, 10))

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from pathlib import PurePosixPath
 
-from src.data.sources import SourceError
+from src.data.fetch import SourceError
 from src.errors import printable
 
 CHUNK = 2**16  # bytes of the zip at a time; they may inflate to a thousand times as many

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from src.data import zip64 as archive
-from src.data.sources import SourceError
+from src.data.fetch import SourceError
 from src.data.zip64 import extract, find_members
 from tests.zips import make_zip, wrap_sizes
 

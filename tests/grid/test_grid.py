@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from src.data import sources
+from src.data import download as sources
 from src.errors import UserError
 from src.files import FolderLock
 from src.grid import grid, pool
