@@ -81,8 +81,8 @@ def recorded_run(folder: Path | str) -> tuple[Settings, dict[str, Any]]:
     config = read_json(Path(folder) / "config.json")
     if not (is_count(threads := result["environment"].get("threads")) and threads):
         raise UserError(f"{folder}/result.json is damaged: its environment has no number of threads")
-    settings = read_settings(config.get("settings"), Path(folder) / "config.json")
-    check_numbers(config, settings.recorded(), Path(folder) / "config.json")
+    settings = read_settings(config.get("settings") or {}, f"{folder}/config.json")
+    check_numbers(config, settings.recorded(), f"{folder}/config.json")
     return settings, {**result["environment"], "data": config.get("data")}
 
 
