@@ -1,188 +1,135 @@
-"""Initial weights out of a file: of the original MulT, which pickles whole modules, or any state dict.
+"""Initial weights from a file: of the original MulT, which pickles whole modules, or any state dict.
 
-Unpickling a module runs what the file names. Here every class and function in it, but the few that describe tensors,
-becomes an inert record; the tensors are then found by walking the records as torch walks modules. Both of torch's
-formats are read: the zip archives of today, and what torch wrote before 1.6, when the original was new.
+Unpickling a module runs code that the file names. Here torch reads the file with an unpickler in which every class and
+function, but those that rebuild tensors, becomes an UnknownObject. The tensors are then found by walking these objects
+as torch walks modules. torch's weights_only cannot do it: it refuses a file that names other classes.
 """
 
 import pickle
+import sys
+import tarfile
+import warnings
 import zipfile
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from src.errors import UserError, printable
 
 BOOKKEEPING = ("version", "_float_tensor")  # buffers of the original that hold nothing learned
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-DTYPES = {
-    "FloatStorage": torch.float32, "DoubleStorage": torch.float64, "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}
 SHOWN = 3  # names in a message
 
 
-class Inert:
+class UnknownObject:
     """Stands for an object of any class: it keeps its state, and does nothing."""
 
-    state = None
+    state: Any = None
+    dump_patches = False  # torch asks this of the class of a module
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments: Any, **options: Any):
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def append(self, *ignored):
-        """Pickles fill what they made as a list or dict; there is nothing to fill here."""
+    def append(self, *ignored: Any) -> None:
+        """Ignore an entry: pickles fill lists and dicts after they made them."""
 
     extend = __setitem__ = append
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies: in the storage of a key, from an offset on, in elements of a type."""
-
-    dtype: torch.dtype
-    key: str
-    offset: int
-    size: tuple
-    stride: tuple
-
-
-def stored_tensor(storage, offset, size, stride, *ignored):
-    """Stands for torch's _rebuild_tensor and _rebuild_tensor_v2."""
-    dtype, key = storage
-    return StoredTensor(dtype, key, offset, size, stride)
-
-
-def stored_parameter(tensor, *ignored):
-    """Stands for torch's _rebuild_parameter."""
-    return tensor
-
-
-BUILDERS = {
+KNOWN = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): stored_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): stored_tensor,
-    ("torch._utils", "_rebuild_parameter"): stored_parameter,
+    **{("torch._utils", name): getattr(torch._utils, name)
+       for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")},
 }
 
 
-class InertUnpickler(pickle.Unpickler):
-    """An unpickler to which all names but those in BUILDERS and DTYPES are Inert. It notes each storage's dtype."""
+class Unpickler(pickle.Unpickler):
+    """An unpickler for which all names but those in KNOWN are an UnknownObject. torch extends it by its storages."""
 
-    def __init__(self, file):
-        super().__init__(file, encoding="latin1")
-        self.storages = {}
-
-    def find_class(self, module, name):
-        if module in ("torch", "torch.cuda") and name in DTYPES:
-            return DTYPES[name]
-        return BUILDERS.get((module, name), Inert)
-
-    def persistent_load(self, identity):
-        kind, content, key, *_ = identity
-        if kind == "module":  # a class, with its source
-            return content
-        self.storages[key] = content
-        return content, key
+    def find_class(self, module: str, name: str) -> Any:
+        return KNOWN.get((module, name), UnknownObject)
 
 
-def load_state(path):
-    """The {name: tensor} of a model's file; UserError where it holds none or is damaged. Runs nothing of the file."""
+def load(file: Any, **options: Any) -> Any:
+    """The content of a pickle. torch takes this module for pickle's, of which it wants this function."""
+    return Unpickler(file, **options).load()
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """The {name: tensor} of a model's file; no code in it is run. UserError where it holds none or is damaged."""
     if not Path(path).is_file():
         raise UserError(f"--init_from: {path} is missing; name a checkpoint of torch")
     try:
-        content, read_storage = read_zip(path) if zipfile.is_zipfile(path) else read_legacy(path)
-        stored = tensors_of(content)
-        if stored and all(name.startswith("module.") for name in stored):  # saved from within DataParallel
-            stored = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
-        return {
-            name: build(tensor, read_storage) for name, tensor in stored.items()
-            if name.split(".")[-1] not in BOOKKEEPING
-        }
-    except UserError:
-        raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch misses the source code of the classes
+            check_archive(path)
+            content = torch.load(path, map_location="cpu", weights_only=False,
+                                 pickle_module=sys.modules[__name__])
+        state = tensors_of(content)
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(f"--init_from: {path} is damaged or no checkpoint of torch: {printable(error)}") from error
+    if state and all(name.startswith("module.") for name in state):  # saved from within DataParallel
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in state.items() if name.split(".")[-1] not in BOOKKEEPING}
 
 
-def read_zip(path):
-    """The records of a zip archive, and a function that gives the bytes of a storage."""
-    archive = zipfile.ZipFile(path)
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-        raise ValueError("it is compressed, which torch never does")
-    (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-    folder = pickled.removesuffix("data.pkl")
-    with archive.open(pickled) as file:
-        return InertUnpickler(file).load(), lambda key: archive.read(f"{folder}data/{key}")
+def check_archive(path: str | Path) -> None:
+    """ValueError for an archive that torch.save does not write: a compressed one, TorchScript, or a tar file."""
+    if tarfile.is_tarfile(path):
+        raise ValueError("it is a tar file, as torch wrote before 0.2")
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed, which torch never does")
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ValueError("it is TorchScript")
 
 
-def read_legacy(path):
-    """The same of a file in the format before torch 1.6: five pickles, then each storage with its length before it."""
-    with open(path, "rb") as file:
-        if InertUnpickler(file).load() != LEGACY_MAGIC:
-            raise ValueError("it does not begin as a file of torch does")
-        for _ in ("protocol", "machine"):
-            InertUnpickler(file).load()
-        unpickler, storages = InertUnpickler(file), {}
-        content, keys = unpickler.load(), InertUnpickler(file).load()
-        for key in keys:
-            elements = int.from_bytes(file.read(8), "little")
-            storages[key] = file.read(elements * unpickler.storages[key].itemsize)
-    return content, storages.__getitem__
-
-
-def tensors_of(content):
-    """{name: StoredTensor} of a module, of a state dict, or of a dict with either as its "model"."""
-    if isinstance(content, Inert):
+def tensors_of(content: Any) -> dict[str, Tensor]:
+    """{name: tensor} of a module, of a state dict, or of a dict with either as its "model"."""
+    if isinstance(content, UnknownObject):
         return dict(tensors_of_module(content))
-    if isinstance(content, dict) and isinstance(content.get("model"), (dict, Inert)):
+    if isinstance(content, dict) and isinstance(content.get("model"), (dict, UnknownObject)):
         return tensors_of(content["model"])
-    if isinstance(content, dict) and content and all(isinstance(value, StoredTensor) for value in content.values()):
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         return content
     raise ValueError("it holds neither a model nor a state dict")
 
 
-def tensors_of_module(module, prefix=""):
-    """(name, StoredTensor) of a module and those in it, as its state_dict names them."""
+def tensors_of_module(module: UnknownObject, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of a module and those in it, as its state_dict names them."""
     for group in ("_parameters", "_buffers"):
         for name, value in module.state[group].items():
-            if isinstance(value, StoredTensor):
-                yield prefix + name, value
+            if isinstance(value, Tensor):
+                yield prefix + name, value.detach()
     for name, child in module.state["_modules"].items():
-        if isinstance(child, Inert):
+        if isinstance(child, UnknownObject):
             yield from tensors_of_module(child, f"{prefix}{name}.")
 
 
-def build(stored, read_storage):
-    """The tensor of a StoredTensor."""
-    flat = torch.frombuffer(bytearray(read_storage(stored.key)), dtype=stored.dtype)
-    return flat.as_strided(stored.size, stored.stride, stored.offset).clone()
-
-
-def initialise(model, path):
+def initialise(model: nn.Module, path: str | Path) -> None:
     """Give a model the weights of a file; UserError, in one line, where they are another model's."""
     state, own = load_state(path), model.state_dict()
-    faults = [
-        f"{words} {', '.join(islice(map(printable, names), SHOWN))}" + " and others" * (len(names) > SHOWN)
-        for words, names in (
-            ("it lacks", [name for name in own if name not in state]),
-            ("it has besides", [name for name in state if name not in own]),
-            ("of another shape are", [
-                f"{name} {tuple(state[name].shape)}, here {tuple(tensor.shape)}" for name, tensor in own.items()
-                if name in state and state[name].shape != tensor.shape
-            ]),
-        ) if names
-    ]
-    if faults:
+    reshaped = (name for name in own if name in state and state[name].shape != own[name].shape)
+    faults = {
+        "it lacks": [name for name in own if name not in state],
+        "it has besides": [name for name in state if name not in own],
+        "of another shape are": [f"{name} {tuple(state[name].shape)}, here {tuple(own[name].shape)}"
+                                 for name in reshaped],
+    }
+    lines = [f"{words} {', '.join(islice(map(printable, names), SHOWN))}" + " and others" * (len(names) > SHOWN)
+             for words, names in faults.items() if names]
+    if lines:
         raise UserError(
-            f"--init_from: {path} does not fit: {'; '.join(faults)}. Give the model and the architecture it was "
+            f"--init_from: {path} does not fit: {'; '.join(lines)}. Give the model and the architecture it was "
             "trained with (of the original MulT, --preset stock has the defaults)"
         )
     model.load_state_dict(state)
