@@ -12,10 +12,13 @@ import tempfile
 import pytest
 import torch
 
-QUICK = (  # files of fast tests, some for each room
+QUICK = (  # fast tests, some for each room: files, or file::beginning of the name
     "data/test_archive.py", "data/test_batches.py", "data/test_demo.py", "data/test_formats.py",
-    "grid/test_estimate.py", "modules/test_golden.py", "modules/test_trimming.py", "report/test_permutation.py",
-    "report/test_tables.py", "tools/test_inspect.py", "training/test_train.py", "test_metrics.py", "test_settings.py",
+    "grid/test_grid.py::test_arguments", "grid/test_grid.py::test_the_whole_grid", "modules/test_golden.py",
+    "modules/test_sequence.py", "report/test_permutation.py", "report/test_tables.py",
+    "runs/test_main.py::test_a_second_run", "runs/test_stock_checkpoint.py", "search/test_tune.py::test_flags_that",
+    "tools/test_inspect.py", "training/test_train.py", "test_docs.py", "test_house.py", "test_metrics.py",
+    "test_registry.py", "test_settings.py",
 )
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -33,5 +36,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = item._fixtureinfo.name2fixturedefs
         if any(definitions[-1].scope == "module" for definitions in fixtures.values()):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-        if item.nodeid.partition("::")[0].removeprefix("tests/") in QUICK:
+        if item.nodeid.removeprefix("tests/").startswith(QUICK):
             item.add_marker(pytest.mark.quick)
