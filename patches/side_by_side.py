@@ -22,8 +22,7 @@ from scipy import stats
 from src.data.specs import find_spec
 from src.dataset import load_dataset
 from src.errors import Parser, UserError, printable, run_command
-from src.report.compare import report, table
-from src.report.comparison import compare, difference, largest
+from src.report.compare import compare, difference, largest, report, table
 from src.report.read_runs import LOSSES, read_run
 from src.report.significance import holm
 from src.runs.stock_checkpoint import load_state

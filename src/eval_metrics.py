@@ -1,19 +1,164 @@
-"""Metrics of the tasks: pure functions of arrays that return dictionaries of floats.
+"""Every metric, once. Evaluation, tables and tests of significance use the same formulas.
+
+A metric is a function of totals over samples. An evaluation adds up the statistics of a set once; a test of
+significance adds them up for many choices of samples at the same time.
 
 Definitions are the original MulT's where it has them (`f1_stock`, acc7, acc5, acc2 and the emotions' accuracy and F1),
-and MMSA's for CH-SIMS (github.com/thuiar/MMSA, src/MMSA/utils/metricsTop.py), computed in float32 like there, so that
-the same predictions give the same digits. A metric that its input does not
-define, such as the correlation of a constant, is nan.
+and MMSA's for CH-SIMS (github.com/thuiar/MMSA, src/MMSA/utils/metricsTop.py). Scores are float32 like there, so that
+the same predictions give the same digits. A metric that its input does not define, such as the correlation of a
+constant, is nan.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
 import numpy as np
-from sklearn.metrics import f1_score
+from numpy import ndarray
 
 EMOTIONS = ("Neutral", "Happy", "Sad", "Angry")  # IEMOCAP's, in the order of its labels
-UNIT_EDGES = {"acc2": (0.0,), "acc3": (-0.1, 0.1), "acc5": (-0.7, -0.1, 0.1, 0.7)}  # between classes on -1..1
 
 
-def sentiment_metrics(predictions, truths, exclude_zero=True):
+class Metric(NamedTuple):
+    """A metric as a function of totals over samples.
+
+    statistics  (predictions, truths) of N samples -> arrays (N,), to be added up over samples of this one call
+    value       their totals, numbers or arrays of one shape -> the metric, in the same shape
+    """
+
+    statistics: Callable[[ndarray, ndarray], Sequence[ndarray]]
+    value: Callable[..., ndarray]
+    lower_is_better: bool = False
+    percent: bool = True  # how a table shows it
+
+
+def measure(definitions: Mapping[str, Metric], predictions: ndarray, truths: ndarray) -> dict[str, float]:
+    """Each metric of one set of samples, {name: value}."""
+    totals = {
+        name: [column.sum() for column in metric.statistics(predictions, truths)]
+        for name, metric in definitions.items()
+    }
+    # A mean of float32 becomes the shortest decimal that stands for it, which is what the original prints.
+    return {name: float(str(value)) for name, value in metrics_of_totals(definitions, totals).items()}
+
+
+def metrics_of_totals(definitions: Mapping[str, Metric], totals: Mapping[str, Any]) -> dict[str, Any]:
+    """Each metric by name from the totals of its statistics: an array (Q, ...) or Q numbers -> (...)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {name: definitions[name].value(*of_metric) for name, of_metric in totals.items()}
+
+
+def everyone(truths: ndarray) -> ndarray:
+    """All samples."""
+    return np.full(len(truths), True)
+
+
+def accuracy(class_of: Callable[[ndarray], ndarray], counted: Callable[[ndarray], ndarray] = everyone) -> Metric:
+    """The share of samples whose prediction and truth are of the same class, among those that `counted` chooses."""
+    def statistics(predictions: ndarray, truths: ndarray) -> Sequence[ndarray]:
+        chosen = counted(truths)
+        return chosen & (class_of(predictions) == class_of(truths)), chosen
+    return Metric(statistics, np.divide)
+
+
+def of_classes(value: Callable[[ndarray, ndarray, ndarray], ndarray], class_of: Callable[[ndarray], ndarray],
+               counted: Callable[[ndarray], ndarray] = everyone, classes: Sequence[int] = (0, 1)) -> Metric:
+    """A metric that follows from three numbers of samples a class, (C, ...) each: hits, predictions and truths."""
+    def statistics(predictions: ndarray, truths: ndarray) -> Sequence[ndarray]:
+        chosen = counted(truths)
+        predicted, true = ([chosen & (class_of(x) == c) for c in classes] for x in (predictions, truths))
+        return [*(a & b for a, b in zip(predicted, true, strict=True)), *predicted, *true]
+    return Metric(statistics, lambda *totals: value(*np.stack(totals).reshape(3, len(classes), *np.shape(totals[0]))))
+
+
+def weighted_f1(hits: ndarray, predicted: ndarray, true: ndarray, weights: ndarray | None = None) -> ndarray:
+    """F1 of each class, averaged by its number of truths or by other `weights` (C, ...)."""
+    weights = true if weights is None else weights
+    f1 = np.nan_to_num(2 * hits / (predicted + true))  # 0 of a class that nothing belongs to
+    return (weights * f1).sum(axis=0) / weights.sum(axis=0)
+
+
+def stock_f1(hits: ndarray, predicted: ndarray, true: ndarray) -> ndarray:
+    """F1 of each class, averaged by its number of predictions: the original MulT exchanges the arguments."""
+    return weighted_f1(hits, predicted, true, weights=predicted)
+
+
+def moments(predictions: ndarray, truths: ndarray) -> Sequence[ndarray]:
+    """The statistics of second moments. They stand around the mean of all samples, which keeps them precise."""
+    p, t = (x - x.mean() for x in (x.astype(np.float64) - x[0] for x in (predictions, truths)))  # 0 of a constant
+    return np.ones_like(p), p, t, p * p, t * t, p * t
+
+
+def pearson(n: ndarray, p: ndarray, t: ndarray, pp: ndarray, tt: ndarray, pt: ndarray) -> ndarray:
+    """Pearson's correlation from the totals of `moments`; nan where either side is constant."""
+    varying = (pp - p * p / n > 1e-12 * pp) & (tt - t * t / n > 1e-12 * tt)  # a constant leaves rounding errors
+    r = (pt - p * t / n) / np.sqrt((pp - p * p / n) * (tt - t * t / n))
+    return np.where(varying, np.clip(r, -1, 1), np.nan)[()]
+
+
+def rounded(bound: int, scores: ndarray) -> ndarray:
+    """The class of scores: clipped to +-bound and rounded half to even."""
+    return np.round(np.clip(scores, -bound, bound))
+
+
+def interval(edges: Sequence[float], scores: ndarray) -> ndarray:
+    """The class of scores: the number of the interval between float32 edges; an edge belongs to the lower one."""
+    return np.searchsorted(np.array(edges, dtype=np.float32), scores, side="left")
+
+
+positive, not_negative, not_zero = (partial(than, 0) for than in (np.less, np.less_equal, np.not_equal))  # 0 < scores
+
+SCORE = {
+    "mae": Metric(lambda p, t: (np.abs(p - t), np.ones_like(p)), np.divide, lower_is_better=True, percent=False),
+    "corr": Metric(moments, pearson, percent=False),
+}
+UNIT_SENTIMENT = {
+    **SCORE,
+    "acc2": accuracy(partial(interval, (0.0,))),
+    "acc3": accuracy(partial(interval, (-0.1, 0.1))),
+    "acc5": accuracy(partial(interval, (-0.7, -0.1, 0.1, 0.7))),
+    "f1": of_classes(weighted_f1, partial(interval, (0.0,))),
+}
+
+
+def sentiment(exclude_zero: bool = True) -> dict[str, Metric]:
+    """The metrics of scores on the scale -3..3 by name: see `sentiment_metrics`."""
+    counted = not_zero if exclude_zero else everyone
+    return {
+        **SCORE,
+        "acc7": accuracy(partial(rounded, 3)), "acc5": accuracy(partial(rounded, 2)),
+        "acc2": accuracy(positive, counted),
+        "f1": of_classes(weighted_f1, positive, counted), "f1_stock": of_classes(stock_f1, positive, counted),
+        "acc2_has0": accuracy(not_negative), "f1_has0": of_classes(weighted_f1, not_negative),
+    }
+
+
+def emotion(index: int) -> dict[str, Metric]:
+    """The metrics of one of K yes/no decisions (N, K)."""
+    def decision(answers: ndarray) -> ndarray:
+        return answers[:, index]
+    return {"acc": accuracy(decision), "f1": of_classes(weighted_f1, decision)}
+
+
+def scores(predictions: Any, truths: Any, bound: float = np.inf) -> tuple[ndarray, ndarray]:
+    """Predictions and truths as flat float32 arrays, clipped to +-bound; ValueError unless equally many, and some."""
+    predictions, truths = (np.clip(np.asarray(x, dtype=np.float32).ravel(), -bound, bound)
+                           for x in (predictions, truths))
+    if predictions.size != truths.size or not truths.size:
+        raise ValueError(f"{predictions.size} predictions for {truths.size} truths")
+    return predictions, truths
+
+
+def answers(logits: Any, truths: Any, decisions: int) -> tuple[ndarray, ndarray]:
+    """The decisions (N, K) of two logits each, and the truths (N, K) as whole numbers; ValueError as in `scores`."""
+    predicted = np.asarray(logits, dtype=np.float32).reshape(-1, decisions, 2).argmax(axis=2)
+    truths = np.asarray(truths).reshape(-1, decisions).astype(int)
+    if predicted.shape != truths.shape or not truths.size:
+        raise ValueError(f"{len(predicted)} decisions for {len(truths)} truths")
+    return predicted, truths
+
+
+def sentiment_metrics(predictions: Any, truths: Any, exclude_zero: bool = True) -> dict[str, float]:
     """Metrics of N sentiment scores on the scale -3..3.
 
     predictions, truths: N numbers in any shape, arrays or tensors.
@@ -23,97 +168,30 @@ def sentiment_metrics(predictions, truths, exclude_zero=True):
         acc7, acc5        accuracy after clipping to +-3 (+-2) and rounding half to even
         acc2, f1          positive against the rest (> 0); without the samples of truth 0 if `exclude_zero`.
                           F1 is weighted by the support of the true classes
-        f1_stock          the same with the arguments exchanged, i.e. weighted by the support of the *predicted*
-                          classes: what the original MulT prints as its F1 score
+        f1_stock          the same weighted by the support of the *predicted* classes: what the original MulT prints as
+                          its F1 score
         acc2_has0, f1_has0  negative against non-negative (>= 0) over all samples, as MMSA defines them
     """
-    predictions, truths = scores(predictions, truths)
-    scored = (truths != 0) | (not exclude_zero)
-    positive, truly_positive = predictions[scored] > 0, truths[scored] > 0
-    return {
-        "mae": mean_absolute_error(predictions, truths),
-        "corr": correlation(predictions, truths),
-        "acc7": accuracy(rounded_class(predictions, 3), rounded_class(truths, 3)),
-        "acc5": accuracy(rounded_class(predictions, 2), rounded_class(truths, 2)),
-        "acc2": accuracy(positive, truly_positive),
-        "f1": weighted_f1(truly_positive, positive),
-        "f1_stock": weighted_f1(positive, truly_positive),
-        "acc2_has0": accuracy(predictions >= 0, truths >= 0),
-        "f1_has0": weighted_f1(truths >= 0, predictions >= 0),
-    }
+    return measure(sentiment(exclude_zero), *scores(predictions, truths))
 
 
-def unit_sentiment_metrics(predictions, truths):
+def unit_sentiment_metrics(predictions: Any, truths: Any) -> dict[str, float]:
     """Metrics of N sentiment scores on CH-SIMS's scale, clipped to -1..1 before anything else, as MMSA defines them.
 
     predictions, truths: N numbers in any shape, arrays or tensors.
 
     Returns
         mae, corr         mean absolute error; Pearson correlation
-        acc2, acc3, acc5  accuracy of the class that a score falls into: an interval between UNIT_EDGES, to which its
-                          upper edge belongs
+        acc2, acc3, acc5  accuracy of the class that a score falls into: an interval, to which its upper edge belongs
         f1                of the two classes of acc2, weighted by the support of the true ones
     """
-    predictions, truths = (np.clip(x, -1, 1) for x in scores(predictions, truths))
-    classes = {name: [interval_class(x, edges) for x in (predictions, truths)] for name, edges in UNIT_EDGES.items()}
-    return {
-        "mae": mean_absolute_error(predictions, truths),
-        "corr": correlation(predictions, truths),
-        **{name: accuracy(predicted, true) for name, (predicted, true) in classes.items()},
-        "f1": weighted_f1(*reversed(classes["acc2"])),
-    }
+    return measure(UNIT_SENTIMENT, *scores(predictions, truths, bound=1))
 
 
-def emotion_metrics(logits, truths, emotions=EMOTIONS):
+def emotion_metrics(logits: Any, truths: Any, emotions: Sequence[str] = EMOTIONS) -> dict[str, dict[str, float]]:
     """Accuracy and weighted F1 of K two-way decisions, {emotion: {"acc", "f1"}}.
 
     logits: N x K x 2 numbers in any shape, arrays or tensors; truths: N x K zeros and ones.
     """
-    decisions = np.asarray(logits, dtype=np.float32).reshape(-1, len(emotions), 2).argmax(axis=2)  # (N, K)
-    truths = np.asarray(truths).reshape(-1, len(emotions)).astype(int)
-    if decisions.shape != truths.shape or not truths.size:
-        raise ValueError(f"{len(decisions)} decisions for {len(truths)} truths")
-    return {
-        emotion: {"acc": accuracy(decisions[:, i], truths[:, i]), "f1": weighted_f1(truths[:, i], decisions[:, i])}
-        for i, emotion in enumerate(emotions)
-    }
-
-
-def accuracy(predicted, true):
-    """Share of equal elements; nan of none."""
-    return float(np.mean(predicted == true)) if len(true) else float("nan")
-
-
-def weighted_f1(true, predicted):
-    """F1 of each class, averaged by its support in `true`; nan of no samples."""
-    return float(f1_score(true, predicted, average="weighted", zero_division=0)) if len(true) else float("nan")
-
-
-def scores(predictions, truths):
-    """Predictions and truths as flat float32 arrays; ValueError unless there are equally many, and some."""
-    predictions, truths = (np.asarray(x, dtype=np.float32).ravel() for x in (predictions, truths))
-    if predictions.size != truths.size or not truths.size:
-        raise ValueError(f"{predictions.size} predictions for {truths.size} truths")
-    return predictions, truths
-
-
-def mean_absolute_error(predictions, truths):
-    """As the shortest decimal of its float32, which is what the original prints."""
-    return float(str(np.mean(np.abs(predictions - truths))))
-
-
-def rounded_class(scores, bound):
-    """The class that a score falls into when clipped to +-bound and rounded half to even."""
-    return np.round(np.clip(scores, -bound, bound))
-
-
-def interval_class(scores, edges):
-    """The interval between edges, as float32, that a score falls into: 0 up to and with the first edge, and so on."""
-    return np.searchsorted(np.array(edges, dtype=np.float32), scores, side="left")
-
-
-def correlation(a, b):
-    """Pearson's; nan where either is constant or there is but one sample."""
-    if a.min() == a.max() or b.min() == b.max():
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+    pair = answers(logits, truths, len(emotions))
+    return {name: measure(emotion(i), *pair) for i, name in enumerate(emotions)}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from src.eval_metrics import emotion_metrics, sentiment_metrics, unit_sentiment_metrics
+from src.runs.result import name_task
 from src.tasks import (
     EmotionClassification,
     SentimentRegression,
@@ -142,9 +143,16 @@ def test_columns_follow_the_protocol():
     assert (of_mmsa["Has0 Acc2"], of_mmsa["Non0 Acc2"], of_mult["Acc2"]) == (4 / 5, 3 / 4, 3 / 4)
 
 
-def test_the_task_is_told_by_metrics_and_protocol():
-    truths = torch.tensor([[0.2], [-0.4]])
-    for task in (SentimentRegression(), SentimentRegression("MMSA"), UnitSentimentRegression()):
-        protocol = getattr(task, "protocol", "MMSA")
-        told = task_of_result({"test": task.metrics(truths, truths), "protocol": protocol})
-        assert (type(told), dict(told.columns)) == (type(task), dict(task.columns))
+@pytest.mark.parametrize("task, protocol", [
+    (SentimentRegression(), "MulT"), (SentimentRegression("MMSA"), "MMSA"), (UnitSentimentRegression(), "MMSA"),
+    (EmotionClassification(("calm", "glad")), "MulT"),
+])
+def test_a_result_names_its_task_and_one_of_the_first_format_is_told_by_its_metrics(task, protocol):
+    named = {"format": 2, "task": task.name, "labels": list(task.labels), "protocol": protocol}
+    assert name_task(named, {}) is named
+    first_format = {"format": 1, "protocol": protocol}
+    answers = torch.zeros(2, max(1, len(task.columns) // 2) if task.name == "emotions" else 1)
+    metrics = task.metrics(torch.zeros(2, task.output_dim), answers)
+    for result in (named, name_task(first_format, {"loss": 1.0, **metrics})):
+        told = task_of_result(result)
+        assert (type(told), told.labels, dict(told.columns)) == (type(task), task.labels, dict(task.columns))

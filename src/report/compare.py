@@ -9,15 +9,18 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from src.errors import Parser, UserError, printable, run_command
-from src.report.comparison import compare, compare_seeds, difference, verdict
-from src.report.read_runs import read_log, read_run, read_seeds, read_text
-from src.report.significance import EXCHANGES
+from src.report.read_runs import LOSSES, read_log, read_run, read_seeds, read_text, test_metrics
+from src.report.significance import EXCHANGES, holm, p_values
+from src.tasks import Task, task_of_result
 
+LOG_DECIMALS = 4  # of the losses in a log
 TIMES = re.compile(r"(?<=\| Time/Batch\(ms\)) +\S+|(?<=\| Time) +\S+(?= sec)")
 TIME_PLACEHOLDER = " <time>"
 NO_NUMBERS = re.compile(  # starts of lines: ours, and what the original says around its numbers
@@ -29,14 +32,130 @@ COLOURS = {"better": "\x1b[32m", "worse": "\x1b[31m"}
 COLOUR_END = "\x1b[0m"
 
 
-def mask_times(text):
+def compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """The comparison of two runs of read_runs.py; UserError where they cannot be compared.
+
+    Pairs are (of A, of B), None where a side lacks the value: settings, {name: pair} of those that differ, None where a
+    side states none; epochs, {number: {loss: pair}}; metrics, {key: pair} of those that both have; seconds, parameters;
+    largest, {loss: the largest absolute difference over the common epochs}, whose number is common_epochs.
+    """
+    check_comparable(("A", a), ("B", b))
+    same_kind = a["kind"] == b["kind"]
+    losses = LOSSES if same_kind else LOSSES[1:]
+    epochs = {
+        number: {loss: tuple(epoch_loss(run, number, loss, exact=same_kind) for run in (a, b)) for loss in losses}
+        for number in sorted(a["epochs"].keys() | b["epochs"].keys())
+    }
+    common = a["epochs"].keys() & b["epochs"].keys()
+    metrics_a, metrics_b = a["metrics"] or {}, b["metrics"] or {}
+    return {
+        "settings": differing_settings(a["settings"], b["settings"]),
+        "epochs": epochs,
+        "metrics": {key: (metrics_a[key], metrics_b[key]) for key in metrics_a if key in metrics_b},
+        "seconds": tuple(sum(epoch["seconds"] for epoch in run["epochs"].values()) for run in (a, b)),
+        "parameters": (a["parameters"], b["parameters"]),
+        "common_epochs": len(common),
+        "largest": {
+            loss: largest([difference(*epochs[number][loss]) for number in common]) for loss in LOSSES[1:]
+        },
+    }
+
+
+def check_comparable(one: tuple[str, dict[str, Any]], other: tuple[str, dict[str, Any]]) -> None:
+    """UserError unless two named runs are on the same data set, splits and task, as far as this is known of both."""
+    (name_a, a), (name_b, b) = one, other
+    for what, words in (("dataset", "on the data set"), ("protocol", "on the splits of"), ("task", "about")):
+        of_a, of_b = (x.subject if isinstance(x, Task) else x for x in (a[what], b[what]))
+        if None not in (of_a, of_b) and of_a != of_b:
+            raise UserError(f"{name_a} is {words} {printable(of_a)}, {name_b} {words} {printable(of_b)}: "
+                            "only runs on the same can be compared")
+
+
+def epoch_loss(run, number, loss, exact):
+    """A loss of an epoch, None where the run did not reach it; rounded like in a log unless `exact`."""
+    value = run["epochs"].get(number, {}).get(loss)
+    return value if exact or value is None else round(value, LOG_DECIMALS)
+
+
+def differing_settings(a, b):
+    """{name: (text of A, text of B)} of the settings that differ; None where a side states none."""
+    if a is None or b is None:
+        return None
+    return {name: (a.get(name), b.get(name)) for name in a | b if a.get(name) != b.get(name)}
+
+
+def difference(a: float | None, b: float | None) -> Any:
+    """B - A; 0 of two equal or undefined values, None where one is missing."""
+    if a is None or b is None:
+        return None
+    return 0.0 if a == b or (math.isnan(a) and math.isnan(b)) else b - a
+
+
+def largest(differences: Iterable[Any]) -> float | None:
+    """The largest absolute value, nan if any is; None of nothing."""
+    return max(map(abs, differences), key=lambda d: math.inf if math.isnan(d) else d, default=None)
+
+
+def verdict(change: float | None, lower_is_better: bool) -> str:
+    """Whether a change of a loss or metric is "better", "worse", "equal" or "undefined"."""
+    if change is None or math.isnan(change):
+        return "undefined"
+    if change == 0:
+        return "equal"
+    return "better" if (change < 0) == lower_is_better else "worse"
+
+
+def compare_seeds(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    """The comparison of two model folders over the seeds that both have; UserError where they cannot be compared.
+
+    seeds; left_out, {"A": seeds that only A has, "B": ...}; samples; metrics, {key: pair of lists, a value a seed};
+    p_values, {key: p} of those in a table, adjusted after Holm; task.
+    """
+    seeds = sorted(a["runs"].keys() & b["runs"].keys())
+    if not seeds:
+        of_a, of_b = (", ".join(map(str, side["runs"])) for side in (a, b))
+        raise UserError(f"A has the seeds {of_a}, B {of_b}: no pair of runs with the same seed to compare")
+    runs_a, runs_b = ([side["runs"][seed] for seed in seeds] for side in (a, b))
+    try:
+        check_same_samples({f"{side['name']}/seed{seed}": side["runs"][seed] for side in (a, b) for seed in seeds})
+        metrics_a, metrics_b = ([test_metrics(run["result"]) for run in runs] for runs in (runs_a, runs_b))
+        metrics = {key: tuple([metrics[key] for metrics in side] for side in (metrics_a, metrics_b))
+                   for key in metrics_a[0]}
+        task = task_of_result(runs_a[0]["result"])
+        predictions_a, predictions_b = ([run["predictions"] for run in runs] for runs in (runs_a, runs_b))
+        adjusted = holm(p_values(task, predictions_a, predictions_b, runs_a[0]["labels"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{a['name']} or {b['name']} is damaged: result.json and predictions.npz do not fit") from error
+    return {
+        "seeds": seeds, "samples": len(runs_a[0]["ids"]), "metrics": metrics, "p_values": adjusted, "task": task,
+        "left_out": {
+            "A": sorted(a["runs"].keys() - b["runs"].keys()), "B": sorted(b["runs"].keys() - a["runs"].keys())
+        },
+    }
+
+
+def check_same_samples(runs: dict[str, dict[str, Any]]) -> None:
+    """UserError unless all runs, by name, are on the same data set and task and the same test samples."""
+    (first_name, first), *others = runs.items()
+    for name, run in others:
+        check_comparable(*((of, {**r["result"], "task": task_of_result(r["result"])})
+                           for of, r in ((first_name, first), (name, run))))
+        for what in ("ids", "labels"):
+            if not np.array_equal(first[what], run[what]):
+                raise UserError(
+                    f"{first_name} and {name} have different test {what}: their samples cannot be paired; "
+                    "train both on the same file"
+                )
+
+
+def mask_times(text: str) -> str:
     """A log with a placeholder for each time, and without the lines that hold no number to compare."""
     kept = [line for line in text.splitlines() if not NO_NUMBERS.match(line)]
     return "".join(TIMES.sub(TIME_PLACEHOLDER, line) + "\n" for line in kept)
 
 
-def table(rows, coloured, left_columns=1):
-    """Lines of aligned columns. A cell is a text or a (text, verdict), which is coloured after what it says."""
+def table(rows: list[list[Any]], coloured: bool, left_columns: int = 1) -> list[str]:
+    """Lines of aligned columns. A cell is a text or a (text, verdict); the verdict chooses the colour."""
     rows = [[cell if isinstance(cell, tuple) else (cell, None) for cell in row] for row in rows]
     widths = [max(len(text) for text, _ in column) for column in zip(*rows, strict=True)]
     lines = []
@@ -51,7 +170,6 @@ def table(rows, coloured, left_columns=1):
 
 
 def show(value):
-    """A loss or metric in a table."""
     return "-" if value is None else f"{value:.4f}"
 
 
@@ -64,27 +182,27 @@ def show_difference(change):
     return f"{change:+.4f}" if math.isnan(change) or abs(change) >= 0.00005 else f"{change:+.1e}"
 
 
-def difference_cells(key, change, arrow):
+def difference_cells(change, lower_is_better, arrow):
     """The difference and, if wanted, its arrow, as cells of a table."""
-    judged = verdict(key, change)
+    judged = verdict(change, lower_is_better)
     return [(show_difference(change), judged), *([(ARROWS[judged], judged)] if arrow else [])]
 
 
-def report(a, b, comparison, coloured=False):
-    """The lines that tell a user what `compare` found about two runs."""
+def report(a: dict[str, Any], b: dict[str, Any], comparison: dict[str, Any], coloured: bool = False) -> list[str]:
+    """The lines that show the comparison of two runs."""
+    task = a["task"] or b["task"]
     return [
         f"A  {a['name']}", f"B  {b['name']}",
         *(f"note: {side} has no final metrics: it was cut short"
           for side, run in (("A", a), ("B", b)) if run["metrics"] is None),
         "", *settings_lines(a, b, comparison["settings"]),
         "", *epoch_lines(comparison["epochs"], coloured),
-        "", *metric_lines(comparison["metrics"], coloured),
+        "", *metric_lines(comparison["metrics"], task.lower_is_better if task else (), coloured),
         "", *closing_lines(comparison),
     ]
 
 
 def settings_lines(a, b, differing):
-    """The settings that differ."""
     if differing is None:
         unknown = " and ".join(side for side, run in (("A", a), ("B", b)) if run["settings"] is None)
         return [f"settings: unknown of {unknown}, since a stock log states none"]
@@ -95,13 +213,12 @@ def settings_lines(a, b, differing):
 
 
 def epoch_lines(epochs, coloured):
-    """The losses epoch by epoch."""
     losses = list(next(iter(epochs.values())))
     header = ["epoch", *(text for loss in losses for text in (f"{loss.removesuffix('_loss')} A", "B", "B - A"))]
     rows = [
         [str(number), *(
             cell for loss, pair in of_epoch.items()
-            for cell in (*map(show, pair), *difference_cells(loss, difference(*pair), arrow=False))
+            for cell in (*map(show, pair), *difference_cells(difference(*pair), True, arrow=False))
         )]
         for number, of_epoch in epochs.items()
     ]
@@ -111,19 +228,18 @@ def epoch_lines(epochs, coloured):
     return ["losses", *table([header, *rows], coloured), *without]
 
 
-def metric_lines(metrics, coloured):
-    """The final test metrics."""
+def metric_lines(metrics, lower_is_better, coloured):
     if not metrics:
         return ["final test metrics: none that both have"]
     rows = [
-        [printable(key), *map(show, pair), *difference_cells(key, difference(*pair), arrow=True)]
+        [printable(key), *map(show, pair), *difference_cells(difference(*pair), key in lower_is_better, arrow=True)]
         for key, pair in metrics.items()
     ]
     return ["final test metrics", *table([["", "A", "B", "B - A", ""], *rows], coloured)]
 
 
 def closing_lines(comparison):
-    """Wall time, parameters, and how far the losses are apart."""
+    """Wall time, parameters, and the largest differences of the losses."""
     parameters = ["unknown" if count is None else f"{count:,}" for count in comparison["parameters"]]
     apart = ", ".join(
         f"{loss.replace('_', ' ')} {value:.4g}" for loss, value in comparison["largest"].items() if value is not None
@@ -136,13 +252,14 @@ def closing_lines(comparison):
 
 
 def seeds_report(a, b, comparison, coloured=False):
-    """The lines that tell a user what `compare_seeds` found about two model folders."""
+    """The lines that show the comparison of two model folders."""
     rows = []
     for key, pair in comparison["metrics"].items():
         mean_a, mean_b = (float(np.mean(values)) for values in pair)
         p = comparison["p_values"].get(key)
         rows.append([
-            printable(key), *map(mean_and_spread, pair), *difference_cells(key, difference(mean_a, mean_b), arrow=True),
+            printable(key), *map(mean_and_spread, pair),
+            *difference_cells(difference(mean_a, mean_b), key in comparison["task"].lower_is_better, arrow=True),
             "" if p is None else f"{p:.4f}",
         ])
     return [
@@ -157,7 +274,6 @@ def seeds_report(a, b, comparison, coloured=False):
 
 
 def mean_and_spread(values):
-    """Mean ± standard deviation."""
     spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{spread}"
 
@@ -192,8 +308,8 @@ def lines_for(arguments, coloured):
     return report(a, b, compare(a, b), coloured)
 
 
-def main(argv=None):
-    """Compare what the command line names; returns the exit code."""
+def main(argv: list[str] | None = None) -> int:
+    """Compare the runs on the command line; returns the exit code."""
     parser = Parser(prog="python -m src compare", description=__doc__.split("\n\n")[1])
     parser.add_argument("a", metavar="A", help="a run folder or a log; with --seeds a model folder")
     parser.add_argument("b", metavar="B", help="the same")

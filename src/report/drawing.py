@@ -1,16 +1,19 @@
-"""The figures that src.report.plots fills: pure functions of numbers that return a matplotlib figure.
+"""The figures of runs, data and searches: pure functions of numbers that return a matplotlib figure.
 
-They are to be read in print and in grey: dashes, markers and hatches say what colours say.
+They can be read in print and in grey: dashes, markers and hatches tell apart what colours do.
 """
 
 import statistics
-from itertools import cycle
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy import ndarray
 
-from src.tasks import LOWER_IS_BETTER
+from src.tasks import Task
 
 MODALITY_NAMES = {"l": "language", "a": "audio", "v": "vision"}
 
@@ -30,9 +33,10 @@ SPLIT_LINES = {  # of the losses: label, colour and dashes by split
     "train": ("training", "#E69F00", ":"), "valid": ("validation", "#0072B2", "-"), "test": ("test", "black", "--"),
 }
 GROUPS_IN_A_ROW = 8  # of the bar chart
+TRIAL_MARKS = {"complete": ("o", "#0072B2"), "pruned": ("x", "#D55E00")}  # by state: marker and colour
 
 
-def loss_curves(epochs):
+def loss_curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, ndarray]:
     """{split: (epochs,) array} of the lines of metrics.jsonl."""
     return {split: np.array([epoch[f"{split}_loss"] for epoch in epochs], dtype=float) for split in SPLIT_LINES}
 
@@ -58,9 +62,9 @@ def bar_heights(models, columns):
     }
 
 
-def bar_panels(columns):
+def bar_panels(columns: Mapping[str, str], lower_is_better: Collection[str]) -> list[list[str]]:
     """The titles of columns, panel by panel: metrics that fall as a model gets better apart from those that rise."""
-    falling = [title for title, key in columns.items() if key in LOWER_IS_BETTER]
+    falling = [title for title, key in columns.items() if key in lower_is_better]
     rising = [title for title in columns if title not in falling]
     chunks = [rising[i:i + GROUPS_IN_A_ROW] for i in range(0, len(rising), GROUPS_IN_A_ROW)]
     return ([falling] if falling else []) + chunks
@@ -72,7 +76,7 @@ def count_seeds(models):
     return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seed{'s' if counts[-1] > 1 else ''}"
 
 
-def draw_curves(title, models, loss_name):
+def draw_curves(title: str, models: Mapping[str, list], loss_name: str) -> Figure:
     """Losses by epoch: a panel a model, a thin line a seed, a thick one their mean, a dot at each selected epoch."""
     columns = min(3, len(models))
     rows = -(-len(models) // columns)
@@ -102,9 +106,10 @@ def draw_curves(title, models, loss_name):
     return figure
 
 
-def draw_bars(title, models, columns, trivial):
+def draw_bars(title: str, models: Mapping[str, list], task: Task, trivial: Mapping[str, Any]) -> Figure:
     """Test metrics: a group a metric, a bar a model, error bars over seeds, a dashed line for the trivial baseline."""
-    heights, panels = bar_heights(models, columns), bar_panels(columns)
+    columns = task.columns
+    heights, panels = bar_heights(models, columns), bar_panels(columns, task.lower_is_better)
     in_a_row = len(columns) <= GROUPS_IN_A_ROW
     figure = Figure(figsize=(WIDTH, 3.4 if in_a_row else 0.9 + 2.3 * len(panels)), layout="constrained")
     if in_a_row:
@@ -132,9 +137,9 @@ def draw_bars(title, models, columns, trivial):
         axes.tick_params(axis="x", length=0)
         axes.spines["bottom"].set_color("0.6")  # a baseline of 0 shows on it
         axes.set_xlim(-0.6, len(titles) - 0.4)
-        falling = columns[titles[0]] in LOWER_IS_BETTER
+        falling = columns[titles[0]] in task.lower_is_better
         axes.set_ylabel(f"{'error, lower' if falling else 'score, higher'} is better")
-    labelled = {}
+    labelled: dict[str, Any] = {}
     for axes in all_axes.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             labelled.setdefault(label, handle)
@@ -145,7 +150,7 @@ def draw_bars(title, models, columns, trivial):
     return figure
 
 
-def draw_gates(title, curves):
+def draw_gates(title: str, curves: Mapping[str, ndarray]) -> Figure:
     """The mean gate over time: a panel a modality, a line a layer."""
     figure = Figure(figsize=(WIDTH, 3), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
@@ -165,7 +170,7 @@ def draw_gates(title, curves):
     return figure
 
 
-def draw_messages(title, alphas, modalities):
+def draw_messages(title: str, alphas: Sequence[ndarray], modalities: Sequence[str]) -> Figure:
     """The message weights: a group a layer, a bar a modality, error bars over samples."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -185,7 +190,8 @@ def draw_messages(title, alphas, modalities):
     return figure
 
 
-def draw_attention(title, sample, maps, segments):
+def draw_attention(title: str, sample: str, maps: Mapping[str, ndarray],
+                   segments: Mapping[str, tuple[int, int]]) -> Figure:
     """Crossmodal attention to the hub: a heat map a modality, the hub's segments marked."""
     figure = Figure(figsize=(WIDTH, 1.2 + 1.7 * len(maps)), layout="constrained")
     panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0]
@@ -209,7 +215,7 @@ def draw_attention(title, sample, maps, segments):
     return figure
 
 
-def draw_streams(title, streams):
+def draw_streams(title: str, streams: Mapping[str, ndarray]) -> Figure:
     """The three streams of a sample: a heat map a modality, its padding, the steps of zeros, hatched.
 
     streams: {name: (T, d)}. Each feature is shown in standard deviations from its mean over the real steps.
@@ -235,7 +241,7 @@ def draw_streams(title, streams):
     return figure
 
 
-def standard_scores(stream):
+def standard_scores(stream: ndarray) -> ndarray:
     """Each feature of (T, d) in standard deviations from its mean, over what is finite; 0 where it does not vary."""
     finite = np.where(np.isfinite(stream), stream, np.nan).astype(float)
     known = np.isfinite(finite)
@@ -243,3 +249,36 @@ def standard_scores(stream):
     centred = finite - np.where(known, finite, 0).sum(axis=0) / number
     spread = np.sqrt((np.where(known, centred, 0) ** 2).sum(axis=0) / number)
     return centred / np.where(spread > 0, spread, 1)
+
+
+def draw_history(title: str, trials: Sequence[Mapping[str, Any]]) -> Figure:
+    """The validation loss of every trial, {"trial", "state", "value"}, and the lowest of complete ones so far."""
+    figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for state, (marker, color) in TRIAL_MARKS.items():
+        points = [(trial["trial"], trial["value"]) for trial in trials if trial["state"] == state]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, color=color, label=f"{state} ({len(points)})")
+    complete = [(trial["trial"], trial["value"]) for trial in trials if trial["state"] == "complete"]
+    numbers, values = zip(*complete, strict=True)
+    axes.step(numbers, list(accumulate(values, min)), where="post", color="black", lw=1.2, label="lowest so far")
+    if numbers[0] == 0:
+        axes.axhline(values[0], color="0.5", ls="--", lw=1.2, label="the settings without a search (trial 0)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("trial")
+    axes.set_ylabel("validation loss, mean over seeds")
+    figure.suptitle(title)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def draw_importance(title: str, importance: Mapping[str, float]) -> Figure:
+    """How much of the differences in loss each setting, {name: share}, explains."""
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.22 * len(importance)), layout="constrained")
+    axes = figure.subplots()
+    names = sorted(importance, key=importance.__getitem__)
+    axes.barh(range(len(names)), [importance[name] for name in names], color="#56B4E9", edgecolor="black", lw=0.6)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("importance (PED-ANOVA), as a share of all")
+    figure.suptitle(title)
+    return figure

@@ -22,8 +22,8 @@ import torch
 
 from modules.multimodal import by_modality
 from src.errors import Parser, UserError, run_command
-from src.report.collect import collect
 from src.report.drawing import STYLE, draw_attention, draw_bars, draw_curves, draw_gates, draw_messages, loss_curves
+from src.report.read_runs import collect
 from src.runs.run import load_trained
 from src.tasks import task_of_result
 
@@ -137,7 +137,7 @@ def make_figures(results_dir, out, dataset=None, sample=None, data_path=None):
             if any(task_of_result(run.result).columns != task.columns for runs in models.values() for run in runs):
                 raise UserError(f"the runs on {title} are of different tasks; move those on older data elsewhere")
             lines.append(save(draw_curves(title, models, task.loss_name), out, f"{stem}_curves"))
-            lines.append(save(draw_bars(title, models, task.columns, result["trivial_baseline"]), out, f"{stem}_bars"))
+            lines.append(save(draw_bars(title, models, task, result["trivial_baseline"]), out, f"{stem}_bars"))
         for group, trial, result in learned:
             lines += draw_learned(group.title, group.stem, trial, result, out, sample, data_path)
     return lines

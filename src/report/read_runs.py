@@ -1,16 +1,19 @@
-"""A run as one dict, whether it is a run folder or a bare log, ours or the original MulT's."""
+"""Runs as tables, figures and comparisons read them: from run folders, or from a log, ours or the original MulT's."""
 
 import json
 import math
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from src.errors import UserError
+from src.models import MODELS
+from src.runs.result import difference_of_settings, name_task
 from src.runs.run_folder import read_arrays, read_result
-from src.tasks import PROTOCOLS, SentimentRegression, UnitSentimentRegression, task_of_metrics
+from src.tasks import PROTOCOLS, SentimentRegression, UnitSentimentRegression, task_of_metrics, task_of_result
 
 LOSSES = ("train_loss", "valid_loss", "test_loss")
 
@@ -26,7 +29,64 @@ METRIC = re.compile(rf"^(\w[\w ]*): +{NUMBER}$", re.M)
 EMOTION_METRICS = re.compile(rf"^(\S.*): *\n  - F1 Score: +{NUMBER}\n  - Accuracy: +{NUMBER}$", re.M)
 
 
-def read_run(path):
+class Group(NamedTuple):
+    """The runs that can stand in one table, since their test sets are the same."""
+
+    dataset: str
+    alignment: str  # "aligned" or "unaligned"
+    protocol: str  # one of PROTOCOLS
+
+    @property
+    def title(self) -> str:
+        """mosi, aligned; or, of another protocol than MulT's, mosi (MMSA), aligned"""
+        return f"{self.dataset}{'' if self.protocol == 'MulT' else f' ({self.protocol})'}, {self.alignment}"
+
+    @property
+    def stem(self) -> str:
+        """mosi_aligned or mosi_mmsa_aligned, to begin the names of files with."""
+        return "_".join([self.dataset, *([] if self.protocol == "MulT" else [self.protocol.lower()]), self.alignment])
+
+
+def collect(results_dir: str | Path, dataset: str | None = None) -> tuple[dict[Group, dict[str, list]], list[str]]:
+    """Every finished run, of one data set if it is named, and a line about each that had to be left out.
+
+    Returns {Group: {model folder: [run by seed]}} and the lines. A run is the content of its result.json and, as
+    "folder", its path. The models come in the order of the registry. Left out are damaged results, runs in a
+    folder of others, and models whose seeds have different settings.
+    """
+    groups: dict[Group, dict[str, list]] = {}
+    problems = []
+    for path in Path(results_dir).glob(f"{dataset or '*'}/*/*/seed*/result.json"):
+        folder = path.parent
+        if not folder.name.removeprefix("seed").isdecimal():
+            continue  # moved aside by a later run
+        try:
+            run = {**(read_result(folder) or {}), "folder": folder}
+            group = Group(run["dataset"], "aligned" if run["aligned"] else "unaligned", run["protocol"])
+            place = group[:2]
+            if folder.parts[-4:-2] != place or folder.name != f"seed{run['seed']}":
+                raise UserError(f"{path} is of {' '.join(place)} seed{run['seed']}; put it there or delete it")
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        groups.setdefault(group, {}).setdefault(folder.parent.name, []).append(run)
+    for models in groups.values():
+        for name, runs in list(models.items()):
+            runs.sort(key=lambda run: run["seed"])
+            if differences := {d for run in runs[1:] if (d := difference_of_settings(runs[0], run))}:
+                problems.append(
+                    f"{runs[0]['folder'].parent} mixes settings ({'; '.join(sorted(differences))}): delete the runs "
+                    "that do not belong, or start afresh with another --results_dir"
+                )
+                del models[name]
+    order = list(MODELS)
+    return {
+        group: dict(sorted(models.items(), key=lambda item: (order.index(item[1][0]["model"]), item[0])))
+        for group, models in sorted(groups.items()) if models
+    }, sorted(problems)
+
+
+def read_run(path: str | Path) -> dict[str, Any]:
     """The run of a run folder or a log as a dict; UserError where the path is neither.
 
     name, kind ("folder" or "log"); dataset, protocol, task and parameters, None where unknown; settings, {name: text},
@@ -37,32 +97,32 @@ def read_run(path):
     return read_folder(path) if path.is_dir() else read_log(path)
 
 
-def read_folder(folder):
+def read_folder(folder: Path) -> dict[str, Any]:
     """The run of a run folder, finished or not."""
     check_run_folder(folder)
     result = read_result(folder)
     try:
-        config = result if result is not None else json.loads(read_text(folder / "config.json"))
         records = [json.loads(line) for line in read_text(folder / "metrics.jsonl").splitlines()]
-        settings = {name: str(value) for name, value in config["settings"].items()}
         epochs = [
             (record["epoch"], {key: defined(record[key]) for key in (*LOSSES, "seconds")}) for record in records
         ]
+        config = result
+        if config is None:
+            measured = {key.removeprefix("test_"): value for key, value in records[-1].items()}
+            config = name_task(json.loads(read_text(folder / "config.json")), measured)
+        settings = {name: str(value) for name, value in config["settings"].items()}
         return {
             "name": str(folder), "kind": "folder", "dataset": settings["dataset"], "settings": settings,
-            "protocol": config.get("protocol", "MulT"),
-            "epochs": by_number(epochs, folder), "task": task_name({
-                key.removeprefix("test_"): value for key, value in records[-1].items() if key.startswith("test_")
-            }),
+            "protocol": config["protocol"], "task": task_of_result(config), "epochs": by_number(epochs, folder),
             "parameters": None if result is None else int(result["parameters"]),
             "metrics": None if result is None else test_metrics(result),
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{folder} is damaged: its files are not those that a run leaves; train it again") from error
 
 
-def check_run_folder(folder):
-    """UserError unless the folder has what a run leaves once an epoch is finished."""
+def check_run_folder(folder: Path) -> None:
+    """UserError unless the folder is that of one run with a finished epoch."""
     has_metrics = (folder / "metrics.jsonl").is_file()
     has_settings = any((folder / name).is_file() for name in ("result.json", "config.json"))
     if seed_folders(folder):
@@ -73,7 +133,7 @@ def check_run_folder(folder):
         raise UserError(f"{folder} has no metrics.jsonl: a run has one as soon as it has finished an epoch")
 
 
-def read_log(path):
+def read_log(path: str | Path) -> dict[str, Any]:
     """The run of a log, ours or the original's."""
     text = read_text(path)
     if not text.strip():
@@ -84,7 +144,7 @@ def read_log(path):
         raise UserError(f"{path} has no line of a finished epoch: it is no log, or its run was cut short in the first")
     return {
         "name": str(path), "kind": "log", "dataset": head and head[1], "settings": dict(SETTING.findall(text)) or None,
-        "protocol": protocol and protocol[1], "task": metrics and task_name(metrics),
+        "protocol": protocol and protocol[1], "task": metrics and task_of_metrics(list(metrics)),
         "parameters": parameters and int(parameters[1].replace(",", "")),
         "epochs": by_number(epochs, path), "metrics": metrics,
     }
@@ -100,7 +160,7 @@ def log_epochs(text):
     ]
 
 
-def log_metrics(text):
+def log_metrics(text: str) -> dict[str, float] | None:
     """The test metrics at the end of a log by their names in result.json; None where they are missing or cut off."""
     by_title = {title: float(value) for title, value in METRIC.findall(text)}
     for task in (SentimentRegression, UnitSentimentRegression):
@@ -113,7 +173,7 @@ def log_metrics(text):
     return emotions or None
 
 
-def by_number(epochs, path):
+def by_number(epochs: list[tuple], path: str | Path) -> dict:
     """{number: epoch} of (number, epoch) pairs; UserError where a number comes again, as in logs that were joined."""
     numbers = [number for number, _ in epochs]
     if again := [number for before, number in pairwise(numbers) if number <= before]:
@@ -123,23 +183,19 @@ def by_number(epochs, path):
     return dict(epochs)
 
 
-def test_metrics(result):
+def test_metrics(result: dict[str, Any]) -> dict[str, float]:
     """The test metrics of a result.json, without the loss."""
     return {key: defined(value) for key, value in result["test"].items() if key != "loss"}
 
 
 def defined(value):
-    """A number of a JSON file, where None says that it is undefined."""
+    """A number of a JSON file, where None stands for nan."""
     return math.nan if value is None else float(value)
 
 
-def task_name(metrics):
-    """What the metrics are of, in words."""
-    return task_of_metrics(metrics).subject
-
-
-def read_text(path):
+def read_text(path: str | Path) -> str:
     """The text of a file; UserError where there is none to read."""
+    path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run folder or a log")
     try:
@@ -148,13 +204,13 @@ def read_text(path):
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def seed_folders(folder):
+def seed_folders(folder: str | Path) -> dict[int, Path]:
     """{seed: its folder} of the runs in a model folder; runs that were moved aside do not count."""
     found = {path.name.removeprefix("seed"): path for path in Path(folder).glob("seed*") if path.is_dir()}
     return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
 
 
-def read_seeds(folder):
+def read_seeds(folder: str | Path) -> dict[str, Any]:
     """The finished runs of a model folder, {seed: {"result", "ids", "predictions", "labels"}}."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -168,7 +224,7 @@ def read_seeds(folder):
     return {"name": str(folder), "runs": runs}
 
 
-def read_predictions(path):
+def read_predictions(path: Path) -> dict[str, np.ndarray]:
     """The test ids, predictions and labels of a predictions.npz."""
     arrays = read_arrays(path)
     names = ("ids", "predictions", "labels")

@@ -5,34 +5,32 @@ import io
 import os
 
 from matplotlib.figure import Figure
-
-from src.tasks import LOWER_IS_BETTER
-
-AS_FRACTION = ("mae", "corr")  # every other metric is shown in percent
+from matplotlib.transforms import Bbox
 
 
-def shown(key, value):
+def shown(metric, value):
     """A number as a table shows it: accuracies and F1 in percent, errors and correlations as they are."""
-    return f"{value:.3f}" if key in AS_FRACTION else f"{100 * value:.1f}"
+    return f"{100 * value:.1f}" if metric.percent else f"{value:.3f}"
 
 
-def cell_parts(key, cell):
+def cell_parts(metric, cell):
     """The measured text, its marks, and the published text of a cell; '' where there is none."""
     measured = ""
     if cell.mean is not None:
-        measured = shown(key, cell.mean) + (f" ± {shown(key, cell.spread)}" if cell.spread is not None else "")
+        measured = shown(metric, cell.mean) + (f" ± {shown(metric, cell.spread)}" if cell.spread is not None else "")
     elif cell.values:
         measured = "n/a"
     marks = "".join(mark for mark, on in (("↑", cell.beats), ("*", cell.significant), ("†", cell.trivial)) if on)
     published = ""
     if cell.published is not None:
-        published = f"({shown(key, cell.published)})" + ("‡" if cell.recalled else "")
+        published = f"({shown(metric, cell.published)})" + ("‡" if cell.recalled else "")
     return measured, marks, published
 
 
 def headings(table):
     """The column titles with an arrow to the better side."""
-    return ["", "seeds", *(f"{title} {'↓' if key in LOWER_IS_BETTER else '↑'}" for title, key in table.columns.items())]
+    falling = table.task.lower_is_better
+    return ["", "seeds", *(f"{title} {'↓' if key in falling else '↑'}" for title, key in table.task.columns.items())]
 
 
 def text_rows(table, bold):
@@ -40,8 +38,8 @@ def text_rows(table, bold):
     rows = []
     for row in table.rows:
         cells = []
-        for key in table.columns.values():
-            measured, marks, published = cell_parts(key, row.cells[key])
+        for key in table.task.columns.values():
+            measured, marks, published = cell_parts(table.task.definitions[key], row.cells[key])
             if row.cells[key].best:
                 measured = bold(measured)
             cells.append(f"{measured}{marks} {published}".strip())
@@ -87,7 +85,7 @@ def to_csv(table):
     writer.writerow(["table", "row", "metric", "mean", "std", "seeds", "published", "published_recalled",
                      "published_source", "p_value_holm", "no_better_than_trivial", "best"])
     for row in table.rows:
-        for title, key in table.columns.items():
+        for title, key in table.task.columns.items():
             cell = row.cells[key]
             writer.writerow([table.name, row.label, title, cell.mean, cell.spread, len(row.runs), cell.published,
                              cell.recalled if cell.published is not None else None, row.source, cell.p_value,
@@ -102,7 +100,7 @@ def unlisted_metrics(table, runs):
     """The metrics of runs that no column shows, and all those of the epoch that the test split would have chosen."""
     if not runs:
         return {}
-    listed = {*table.columns.values(), "loss"}
+    listed = {*table.task.columns.values(), "loss"}
     values = {f"{key} (not in the table)": [run["test"][key] for run in runs]
               for key in runs[0]["test"] if key not in listed}
     return values | {f"{key} (TEST-SELECTED epoch, not a result)": [run["test_selected"]["test"][key] for run in runs]
@@ -112,15 +110,15 @@ def unlisted_metrics(table, runs):
 def write_picture(table, path):
     """The table as a PNG."""
     rows = [headings(table), *text_rows(table, lambda text: text)]
-    columns = list(table.columns.values())
+    columns = list(table.task.columns.values())
     widths = [max(map(len, column)) + 3 for column in zip(*rows, strict=True)]  # bold is wider than plain
     notes = "\n".join(table.notes)
     width, height = 0.088 * max(sum(widths), 95), 0.28 * len(rows) + 0.2 * len(table.notes)
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    drawn = axes.table(rows, colWidths=[w / sum(widths) for w in widths], cellLoc="right", bbox=[
-        0, 0.2 * len(table.notes) / height, 1, 0.28 * len(rows) / height])
+    drawn = axes.table(rows, colWidths=[w / sum(widths) for w in widths], cellLoc="right", bbox=Bbox.from_bounds(
+        0, 0.2 * len(table.notes) / height, 1, 0.28 * len(rows) / height))
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(9)
     for (i, j), cell in drawn.get_celld().items():

@@ -10,20 +10,19 @@ import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from src.errors import Parser, UserError, printable, run_command
 from src.models import MODELS, ablations_of
-from src.report.collect import collect
+from src.report.read_runs import Group, collect, read_predictions
 from src.report.significance import EXCHANGES, holm, p_values
 from src.report.table_formats import write_table
-from src.runs.run_folder import read_arrays
-from src.tasks import LOWER_IS_BETTER, no_better_than, task_of_result
+from src.tasks import Task, no_better_than, task_of_result
 
 COMPARED = ("MulT", "PMR")  # the arrow and the test of significance say whether the second beats the first
 PUBLISHED = Path(__file__).parents[2] / "baselines" / "published.json"
 SIGNIFICANT = 0.05
+NO_TEST = "No test of significance: it needs PMR and MulT on the same test samples and seeds."
 
 
 @dataclass
@@ -39,77 +38,73 @@ class Cell:
     trivial: bool = False  # no better than the trivial baseline
 
     @property
-    def mean(self):
+    def mean(self) -> float | None:
         """The mean over seeds, None where there is no value."""
         return statistics.mean(self.values) if self.values and None not in self.values else None
 
     @property
-    def spread(self):
+    def spread(self) -> float | None:
         """The standard deviation over seeds, None of a single one."""
         return statistics.stdev(self.values) if self.mean is not None and len(self.values) > 1 else None
 
     @property
-    def significant(self):
+    def significant(self) -> bool:
         """Whether the adjusted p-value is below 5 %."""
         return self.p_value is not None and self.p_value < SIGNIFICANT
 
 
 @dataclass
 class Row:
-    """A model of a table: its cells by metric, and for the CSV what stands in no column."""
+    """A model of a table: its cells by metric; its runs, for the metrics that the CSV alone shows."""
 
     label: str
-    runs: list
-    cells: dict
+    runs: list[dict[str, Any]]
+    cells: dict[str, Cell]
     source: str = ""
 
 
 @dataclass
 class Table:
-    """What `table_formats` renders. `columns` is {title: metric}."""
+    """A table for `table_formats`. Its columns are those of the task."""
 
     name: str
     title: str
-    columns: dict
-    rows: list
-    notes: list
+    task: Task
+    rows: list[Row]
+    notes: list[str]
 
 
-def published_rows(group):
+def published_rows(group: Group, task: Task) -> dict[str, dict[str, Any]]:
     """The published figures of a table, {model: record}, in fractions where they are percentages."""
     rows = {}
     for record in json.loads(PUBLISHED.read_text(encoding="utf-8"))["rows"]:
         alignment = "aligned" if record["aligned"] else "unaligned"
         if (record["dataset"], alignment, record["protocol"]) == group:
-            figures = {key: value if key in ("mae", "corr") else value / 100 for key, value in record["test"].items()}
-            if "f1" in figures and record["protocol"] == "MulT":  # what they print is what the original computes
-                figures["f1_stock"] = figures.pop("f1")
+            figures = {key: value / (100 if task.definitions[key].percent else 1)
+                       for key, value in record["test"].items() if key in task.definitions}
             rows[record["model"]] = {**record, "test": figures}
     return rows
 
 
 def published_cell(record, key):
     """An empty cell but for the published figure."""
-    read = record["read"]
-    recalled = read != "all" and (read == "none" or key.removesuffix("_stock") not in read)
-    return Cell(published=record["test"].get(key), recalled=recalled)
+    return Cell(published=record["test"].get(key), recalled=record["read"] != "all" and key not in record["read"])
 
 
-def build_table(group, models):
+def build_table(group: Group, models: dict[str, list]) -> Table:
     """The comparison table of a Group: trivial baseline, published baselines, our models."""
-    published, names = published_rows(group), model_rows()
+    names = model_rows()
     runs = {name: models[name] for name in names if name in models}
-    first = next(iter(runs.values()))[0]
+    task = task_of_result(next(iter(runs.values()))[0])
+    published = published_rows(group, task)
     rows = [
-        Row(name, [], {key: published_cell(record, key) for key in task_of_result(first).columns.values()},
-            record["source"])
+        Row(name, [], {key: published_cell(record, key) for key in task.columns.values()}, record["source"])
         for name, record in published.items() if name not in names
     ]
-    for name in names:
-        if name in runs or name in published:
-            rows.append(model_row(name, runs.get(name, []), published.get(name), task_of_result(first)))
-    seeds = compare_with_baseline(rows, runs, task_of_result(first)) if set(COMPARED) <= set(runs) else []
-    return finish_table(group.stem, group.title, first, rows, [*protocol_notes(first, seeds), *search_notes(runs)])
+    rows += [model_row(name, runs.get(name, []), published.get(name), task) for name in names
+             if name in runs or name in published]
+    significance = compare_with_baseline(rows, runs, task) if set(COMPARED) <= set(runs) else NO_TEST
+    return finish_table(group.stem, group.title, task, runs, rows, significance)
 
 
 def model_rows() -> list[str]:
@@ -117,16 +112,14 @@ def model_rows() -> list[str]:
     return sorted(MODELS, key=lambda name: name == COMPARED[1])
 
 
-def build_ablation_table(group, models, model):
+def build_ablation_table(group: Group, models: dict[str, list], model: str) -> Table:
     """The table of a model and its ablations on a Group."""
     titles = {model: model, **{f"{model}-{name}": title for name, (title, _) in ablations_of(model).items()}}
     runs = {name: models[name] for name in titles if name in models}
-    first = next(iter(runs.values()))[0]
-    rows = [model_row(titles[name], of_model, None, task_of_result(first)) for name, of_model in runs.items()]
-    title = f"{group.title}: {model} and its ablations"
-    notes = [*protocol_notes(first, []), *search_notes(runs)]
-    of_model = "" if model == COMPARED[1] else f"_{model.lower()}"
-    return finish_table(f"{group.stem}{of_model}_ablations", title, first, rows, notes)
+    task = task_of_result(next(iter(runs.values()))[0])
+    rows = [model_row(titles[name], of_model, None, task) for name, of_model in runs.items()]
+    stem = group.stem + ("" if model == COMPARED[1] else f"_{model.lower()}")
+    return finish_table(f"{stem}_ablations", f"{group.title}: {model} and its ablations", task, runs, rows, NO_TEST)
 
 
 def model_row(name, runs, published, task):
@@ -143,80 +136,56 @@ def model_row(name, runs, published, task):
     return Row(name, runs, cells, published["source"] if published else "")
 
 
-def finish_table(name, title, first, rows, notes):
-    """Put the trivial baseline on top and mark the best of our means in each column."""
-    columns = dict(task_of_result(first).columns)
-    for key in columns.values():
-        ours = [row.cells[key] for row in rows if row.cells[key].mean is not None]
-        if ours:
-            choose = min if key in LOWER_IS_BETTER else max
+def finish_table(name, title, task, runs, rows, significance):
+    """Put the trivial baseline on top, mark the best of our means in each column, and add the notes."""
+    for key in task.columns.values():
+        if ours := [row.cells[key] for row in rows if row.cells[key].mean is not None]:
+            choose = min if key in task.lower_is_better else max
             choose(ours, key=lambda cell: cell.mean).best = True
-    trivial = first["trivial_baseline"]
-    cells = {key: Cell([trivial["test"][key]]) for key in columns.values()}
+    trivial = next(iter(runs.values()))[0]["trivial_baseline"]
+    cells = {key: Cell([trivial["test"][key]]) for key in task.columns.values()}
+    notes = [
+        "Test split; the epoch is chosen by validation loss. Mean ± standard deviation over seeds.",
+        task.note,
+        f"† no better than the {trivial['name']}. Bold: best of our means. ↑ PMR above MulT.",
+        significance, *search_notes(runs),
+    ]
     if any(cell.published is not None for row in rows for cell in row.cells.values()):
-        notes = [*notes, "(x) published, perhaps test-selected; ‡ recalled, not read in a source."]
-    return Table(name, title, columns, [Row(trivial["name"], [], cells), *rows], notes)
+        notes.append("(x) published, perhaps test-selected; ‡ recalled, not read in a source.")
+    return Table(name, title, task, [Row(trivial["name"], [], cells), *rows], notes)
 
 
 def compare_with_baseline(rows, runs, task):
-    """Put arrows and p-values into the row of PMR; returns the seeds that the test used, [] where it could not."""
+    """Put arrows and p-values into the row of PMR; returns the note on the test of significance."""
     cells = {row.label: row.cells for row in rows}
     baseline, model = (cells[name] for name in COMPARED)
     for key in task.columns.values():
         a, b = baseline[key].mean, model[key].mean
-        model[key].beats = None not in (a, b) and (b < a if key in LOWER_IS_BETTER else b > a)
-    by_seed = [{run["seed"]: run["folder"] for run in runs[name]} for name in COMPARED]
-    seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
+        model[key].beats = None not in (a, b) and (b < a if key in task.lower_is_better else b > a)
+    folders = [{run["seed"]: run["folder"] for run in runs[name]} for name in COMPARED]
+    seeds = sorted(set.intersection(*map(set, folders)))
     try:
-        (a, truths, ids), (b, _, other_ids) = (
-            read_predictions([folders[seed] for seed in seeds]) for folders in by_seed
-        )
-    except (UserError, ValueError, KeyError):
-        return []
-    if not seeds or ids != other_ids:
-        return []
-    for key, p in holm(p_values(task, a, b, truths)).items():
+        stored = [[read_predictions(of_model[seed] / "predictions.npz") for seed in seeds] for of_model in folders]
+        first = stored[0][0]
+        if any(run["ids"].tolist() != first["ids"].tolist() for of_model in stored for run in of_model):
+            return NO_TEST
+        a, b = ([run["predictions"] for run in of_model] for of_model in stored)
+        adjusted = holm(p_values(task, a, b, first["labels"]))
+    except (UserError, ValueError, IndexError):
+        return NO_TEST
+    for key, p in adjusted.items():
         model[key].p_value = None if math.isnan(p) else float(p)
-    return seeds
-
-
-def read_predictions(folders):
-    """Test predictions (S, N, output_dim), truths and ids of some runs; ValueError where their samples differ."""
-    predictions, truths, ids = [], None, None
-    for folder in folders:
-        stored = read_arrays(folder / "predictions.npz")
-        predictions.append(stored["test_predictions"])
-        if ids is not None and ids != stored["test_ids"].tolist():
-            raise ValueError(f"{folder} was tested on other samples")
-        truths, ids = stored["test_labels"], stored["test_ids"].tolist()
-    return np.stack(predictions), truths, ids
-
-
-def protocol_notes(first, seeds):
-    """What a reader of a table must know."""
-    notes = [
-        "Test split; the epoch is chosen by validation loss. Mean ± standard deviation over seeds.",
-        task_of_result(first).note,
-        f"† no better than the {first['trivial_baseline']['name']}. Bold: best of our means. ↑ PMR above MulT.",
-    ]
-    if seeds:
-        samples = len(np.load(first["folder"] / "predictions.npz")["test_ids"])
-        notes.append(
-            f"* PMR and MulT differ, p < {SIGNIFICANT} after Holm over the columns: paired permutation test, "
-            f"{EXCHANGES} exchanges, {samples} test samples x {len(seeds)} seeds."
-        )
-    else:
-        notes.append("No test of significance: it needs PMR and MulT on the same test samples and seeds.")
-    return notes
+    return (f"* PMR and MulT differ, p < {SIGNIFICANT} after Holm over the columns: paired permutation test, "
+            f"{EXCHANGES} exchanges, {len(first['ids'])} test samples x {len(seeds)} seeds.")
 
 
 def search_notes(runs):
-    """What it took to find the settings of each model that takes them from a search."""
+    """A line on the search of each model whose settings come from one."""
     searches = {name: of_model[0]["settings"].get("search") for name, of_model in runs.items()}
     return [f"{name}: settings from a search, {printable(cost)}." for name, cost in searches.items() if cost]
 
 
-def write_tables(results_dir, out, ablations=False):
+def write_tables(results_dir: str | Path, out: str | Path, ablations: bool = False) -> tuple[list[Table], list[str]]:
     """Write every table that the results allow into a folder; returns the tables and lines about what was left out."""
     groups, problems = collect(results_dir)
     tables = []
@@ -234,7 +203,7 @@ def write_tables(results_dir, out, ablations=False):
     return tables, problems
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Write the tables and print them; returns the exit code."""
     return run_command(show_tables, argv)
 

@@ -1,7 +1,7 @@
 """The outcome of a run: result.json, what it must hold, and whether a second evaluation agrees with it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
@@ -9,9 +9,12 @@ from torch import nn
 from src.dataset import Dataset
 from src.errors import UserError
 from src.models import MODELS
-from src.tasks import PROTOCOLS, no_better_than, task_of_result
+from src.tasks import PROTOCOLS, TASKS, no_better_than, task_of_metrics, task_of_result
 from src.training.machine import environment
 from src.training.state import Epoch, Evaluation, TrainingState
+
+NOT_OF_THE_OUTCOME = {"seed", "name", "results_dir", "data_path", "data_device", "cache_dir", "device", "compile",
+                      "deterministic", "log_interval", "preset", "search"}  # a preset is spelled out in the others
 
 
 def split_metrics(evaluation: Evaluation) -> dict[str, float | None]:
@@ -53,7 +56,7 @@ def make_result(settings: Any, dataset: Dataset, state: TrainingState, seconds: 
     no_better_on = no_better_than(dataset.task, selected.test.metrics, trivial["test"])
     return {
         "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned, "seed": settings.seed,
-        "protocol": dataset.protocol,
+        "protocol": dataset.protocol, "task": dataset.task.name, "labels": list(dataset.task.labels),
         "parameters": parameter_count(state.model),
         "epochs": state.epochs,
         "selected_epoch": selected.number,
@@ -74,6 +77,24 @@ def make_result(settings: Any, dataset: Dataset, state: TrainingState, seconds: 
         "environment": environment(state.device),
         "settings": settings.recorded(),
     }
+
+
+def name_task(content: dict[str, Any], metrics: Any) -> dict[str, Any]:
+    """The content of a result.json or config.json, completed by the task where an earlier version did not name it.
+
+    The run's metrics by name tell the task then. A run without a protocol is of the time when no other files than
+    MulT's could be read.
+    """
+    if "task" in content or content.get("format") != 1:
+        return content
+    task = task_of_metrics(list(metrics) if isinstance(metrics, dict) else [])
+    return {"protocol": "MulT", "task": task.name, "labels": list(task.labels), **content}
+
+
+def difference_of_settings(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """'lr is 0.001 and 0.002', for each setting of two results that decides the outcome of a run, the seed apart."""
+    a, b = ({k: v for k, v in result["settings"].items() if k not in NOT_OF_THE_OUTCOME} for result in (one, other))
+    return ", ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in sorted(a | b) if a.get(key) != b.get(key))
 
 
 def check_reproduced(result: dict, valid: Evaluation, test: Evaluation, folder: Any) -> None:
@@ -125,10 +146,17 @@ def is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def is_one_of(names: Collection[str]) -> Callable[[Any], bool]:
+    """A function that says whether a value is one of some names."""
+    return lambda value: is_text(value) and value in names
+
+
 SCHEMA: dict[str, tuple[str, Callable[[Any], bool]]] = {  # by place: what it must be, in words and as a function
-    "model": ("a model's name", lambda value: is_text(value) and value in MODELS),
+    "model": ("a model's name", is_one_of(MODELS)),
     "dataset": ("a name", is_text),
-    "protocol": ("a protocol's name", lambda value: is_text(value) and value in PROTOCOLS),
+    "protocol": ("a protocol's name", is_one_of(PROTOCOLS)),
+    "task": ("a task's name", is_one_of(TASKS)),
+    "labels": ("names of labels", is_names),
     "aligned": ("true or false", is_flag),
     "seed": ("a whole number", is_count),
     "parameters": ("a whole number", is_count),

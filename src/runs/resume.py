@@ -8,7 +8,7 @@ import torch
 
 from src.dataset import Dataset
 from src.errors import UserError, printable
-from src.report.collect import difference_of_settings
+from src.runs.result import difference_of_settings
 from src.runs.run_folder import APPENDED, check_numbers, load_last, read_result
 
 LAST = {"config": dict, "state": dict, "sizes": dict, "seconds": float}  # what last.pt holds

@@ -59,8 +59,8 @@ def prepare(settings: Settings, wanted: tuple[str, ...] = SPLITS) -> Prepared:
     settings.check_batches(dataset)
     config = {
         "settings": settings.recorded(), "input_dims": dataset.input_dims, "input_lens": dataset.input_lens,
-        "protocol": dataset.protocol, "data": fingerprint(dataset), "data_file": dataset.source,
-        "environment": environment(device),
+        "protocol": dataset.protocol, "task": dataset.task.name, "labels": list(dataset.task.labels),
+        "data": fingerprint(dataset), "data_file": dataset.source, "environment": environment(device),
     }
     dataset = dataset.to(find_data_device(settings.data_device, device, dataset.nbytes))
     return Prepared(dataset, speed_up(model, device, settings.precision, settings.compile), device, config)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from src.errors import UserError, printable
 from src.files import FolderLock, keep, write_whole
-from src.runs.result import check_result
+from src.runs.result import check_result, name_task
 
 FORMAT = 2  # of config.json, checkpoint.pt, last.pt and result.json; those from 1 on are read
 APPENDED = ("log.txt", "metrics.jsonl")
@@ -204,14 +204,12 @@ def check_numbers(content: dict, settings: dict, path: Path | str) -> None:
 
 
 def read_result(folder: Path | str) -> dict | None:
-    """The result.json of a folder, or None where the run has not finished; UserError where it is damaged.
-
-    One without a protocol is older than the support of other files than MulT's.
-    """
+    """The result.json of a folder, or None where the run has not finished; UserError where it is damaged."""
     path = Path(folder) / "result.json"
     if not path.is_file():
         return None
-    result = {"protocol": "MulT", **read_json(path)}
+    content = read_json(path)
+    result = name_task(content, content.get("test"))
     try:
         check_result(result)
     except ValueError as error:

@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from src.files import alone_in
 from src.presets import search_cost, write_preset
-from src.report.drawing import STYLE
+from src.report.drawing import STYLE, draw_history, draw_importance
 from src.report.plots import save
-from src.report.search_figures import draw_history, draw_importance
 from src.runs.log import TrainingLog
 from src.runs.run import begin, fit_into, prepare
 from src.runs.run_folder import RunFolder

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from src.errors import UserError, printable
 from src.files import FolderLock, alone_in
-from src.report.collect import difference_of_settings
+from src.runs.result import difference_of_settings
 from src.search.space import draw
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

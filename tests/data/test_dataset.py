@@ -84,7 +84,7 @@ def test_load(name, task, dtype, aligned, tmp_path):
             assert ours.labels.dtype == torch.int64
             np.testing.assert_array_equal(ours.labels, arrays["labels"][:, :, 1])
     if task == "emotion":
-        assert dataset.task.emotions == (find_spec("iemocap").task.emotions if name == "iemocap" else
+        assert dataset.task.labels == (find_spec("iemocap").task.labels if name == "iemocap" else
                                          ("label_1", "label_2", "label_3", "label_4"))
 
 
@@ -92,7 +92,7 @@ def test_unknown_data_sets_may_have_any_number_of_emotions(tmp_path):
     splits = make_splits("emotion")
     keep_emotions(3)(splits)
     dataset = load_splits(splits, tmp_path, "mine")
-    assert dataset.task.emotions == ("label_1", "label_2", "label_3")
+    assert dataset.task.labels == ("label_1", "label_2", "label_3")
     assert dataset.splits["test"].labels.shape == (6, 3)
 
 

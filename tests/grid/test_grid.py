@@ -16,7 +16,7 @@ from src.errors import UserError
 from src.files import FolderLock
 from src.grid import grid, pool
 from src.grid import plan as grid_plan
-from src.report.collect import difference_of_settings
+from src.runs.result import difference_of_settings
 from tests.data_files import give_data, make_splits, write_dataset
 from tests.run_files import result_content
 from tests.web_server import serving

@@ -10,8 +10,7 @@ import pytest
 
 from main import main as train
 from src.eval_metrics import EMOTIONS, emotion_metrics, sentiment_metrics
-from src.report.compare import COLOUR_END, COLOURS, main, report
-from src.report.comparison import compare, compare_seeds, largest
+from src.report.compare import COLOUR_END, COLOURS, compare, compare_seeds, largest, main, report
 from src.report.read_runs import read_run, read_seeds
 from tests.data_files import make_splits, write_dataset
 from tests.run_files import result_content
@@ -121,13 +120,13 @@ def test_a_stock_log_is_read(write):
         2: {"train_loss": 1.0, "valid_loss": 0.95, "test_loss": 0.9, "seconds": 10.0},
     }
     assert run["metrics"] == {"mae": 0.9, "corr": 0.7, "acc7": 0.35, "acc5": 0.4, "f1_stock": 0.8, "acc2": 0.81}
-    assert run["task"] == "sentiment"
+    assert run["task"].subject == "sentiment"
     assert (run["settings"], run["dataset"], run["parameters"]) == (None, None, None)
 
 
 def test_the_emotions_of_a_stock_log_are_read(write):
     run = read_run(write("log", STOCK_HEAD + STOCK_EPOCHS + EMOTION_END))
-    assert run["task"] == "the emotions Neutral, Happy, Sad, Angry"
+    assert run["task"].subject == "the emotions Neutral, Happy, Sad, Angry"
     assert run["metrics"]["Neutral_f1"] == 0.70
     assert run["metrics"]["Angry_acc"] == 0.83
     assert len(run["metrics"]) == 8

@@ -27,11 +27,14 @@ def test_sums_give_the_metrics(task):
     truths, useful = make_case(task, 300, random)
     truths[:40] = 0
     predictions = (useful + random.normal(size=useful.shape)).astype(np.float32)
-    sums, finish = task.sample_sums(truths)
-    by_sums, metrics = finish(sums(predictions).sum(axis=0)), task.metrics(predictions, truths)
-    assert set(by_sums) >= set(task.columns.values())
+    statistics, metrics = task.statistics(predictions, truths), task.metrics(predictions, truths)
+    assert set(statistics) == set(task.columns.values())
+    every, half = np.ones((1, 300)), np.repeat([[1.0, 0.0]], 150, axis=0).ravel()[None]
+    chosen = np.concatenate([every, half])  # (2, N)
+    by_totals = task.metrics_of_totals({name: values @ chosen.T for name, values in statistics.items()})
+    metrics_of_half = task.metrics(predictions[::2], truths[::2])
     for key in task.columns.values():
-        assert by_sums[key] == pytest.approx(metrics[key], abs=1e-6), key
+        assert by_totals[key] == pytest.approx([metrics[key], metrics_of_half[key]], abs=1e-6), key
 
 
 @every_task

@@ -133,6 +133,7 @@ def test_mean_curve_stops_with_the_shortest():
 
 def test_bars_stand_at_the_means_beside_the_baseline():
     columns = {"MAE": "mae", "Corr": "corr"}
+    task = SimpleNamespace(columns=columns, lower_is_better={"mae"})
     def run(mae, corr):
         return SimpleNamespace(result={"test": {"mae": mae, "corr": corr}})
     models = {"PMR": [run(1.0, 0.5), run(1.2, 0.7)], "MulT": [run(1.5, None)]}
@@ -140,7 +141,7 @@ def test_bars_stand_at_the_means_beside_the_baseline():
     assert heights["PMR"]["MAE"] == pytest.approx((1.1, 0.02**0.5))
     assert heights["MulT"]["MAE"] == pytest.approx((1.5, float("nan")), nan_ok=True)
     assert heights["MulT"]["Corr"] is None
-    figure = drawing.draw_bars("title", models, columns, {"name": "train mean", "test": {"mae": 1.4, "corr": None}})
+    figure = drawing.draw_bars("title", models, task, {"name": "train mean", "test": {"mae": 1.4, "corr": None}})
     errors, scores = figure.axes
     assert [bar.get_height() for bar in errors.patches] == pytest.approx([1.1, 1.5])
     bars = next(drawn for drawn in errors.containers if drawn.get_label() == "PMR, 2 seeds")
@@ -155,8 +156,8 @@ def test_bars_stand_at_the_means_beside_the_baseline():
 
 
 def test_errors_and_scores_have_panels_of_their_own_and_many_scores_several():
-    assert drawing.bar_panels({"Acc": "acc2", "MAE": "mae", "F1": "f1"}) == [["MAE"], ["Acc", "F1"]]
-    assert [len(panel) for panel in drawing.bar_panels({str(i): f"{i}_acc" for i in range(12)})] == [8, 4]
+    assert drawing.bar_panels({"Acc": "acc2", "MAE": "mae", "F1": "f1"}, {"mae"}) == [["MAE"], ["Acc", "F1"]]
+    assert [len(panel) for panel in drawing.bar_panels({str(i): f"{i}_acc" for i in range(12)}, set())] == [8, 4]
 
 
 def test_mean_of_real_samples_leaves_padding_out():
@@ -298,6 +299,7 @@ def edit_checkpoint(path, change):
     (lambda run: (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines()[0]), [],
      "metrics.jsonl is damaged"),
     (lambda run: edit_json(run / "result.json", lambda x: (
+        x.update(task="emotions", labels=["A"]),
         x.update({split: {"loss": 1, "A_acc": 1, "A_f1": 1} for split in ("valid", "test")}),
         x["test_selected"].update(test=x["test"]), x["trivial_baseline"]["test"].update(A_acc=1, A_f1=1)
     )), [], "the runs on mine, unaligned are of different tasks"),

@@ -16,8 +16,8 @@ from src.dataset import load_dataset
 from src.errors import UserError
 from src.grid import plan as grid_plan
 from src.models import MODELS
-from src.report.collect import difference_of_settings
 from src.report.tables import write_tables
+from src.runs.result import difference_of_settings
 from src.runs.run_folder import RunFolder
 from src.search import search, study, tune
 from src.search.space import PAIR, draw, search_space, start
