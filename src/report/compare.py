@@ -91,7 +91,7 @@ def difference(a: float | None, b: float | None) -> Any:
     return 0.0 if a == b or (math.isnan(a) and math.isnan(b)) else b - a
 
 
-def largest(differences: Iterable[Any]) -> float | None:
+def largest(differences: Iterable[Any]) -> Any:
     """The largest absolute value, nan if any is; None of nothing."""
     return max(map(abs, differences), key=lambda d: math.inf if math.isnan(d) else d, default=None)
 
