@@ -1,11 +1,22 @@
-"""The front door to all but training: `python -m src COMMAND ...`; each command has a --help of its own."""
+"""The front door to all but training: `python -m src COMMAND ...`; each command has a --help of its own.
 
+A file of src that is started in another way, by its path or as `python -m src.FILE`, starts nothing: `refuse` names the
+command to type. Run by its path, a file finds the src.py beside it as its `import src`, which comes here; `python -m
+src.FILE` comes here by src/__init__.py.
+"""
+
+import re
 import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+from typing import NoReturn
+
+from src.errors import UserError, run_command, say
 
 COMMANDS = {  # name: (module whose main(argv) it is, help)
     "download": ("src.data.download", "fetch the files of a data set"),
-    "inspect": ("src.tools.inspect_file", "show what a data file holds, and whether main.py takes it"),
+    "inspect": ("src.tools.inspect_file", "show the contents of a data file, and whether main.py takes it"),
     "convert": ("src.tools.convert", "pack computational sequences (.csd) into a data file"),
     "demo": ("src.data.demo", "print how far linear models get on the built-in demo"),
     "grid": ("src.grid.grid", "train every run of a comparison: what run_all.sh starts"),
@@ -23,17 +34,26 @@ def usage() -> str:
     return "\n".join(["usage: python -m src COMMAND [--help] ...", "", *lines, "", "To train: python main.py --help"])
 
 
-def main(argv: list[str]) -> int:
-    """Run one command; returns its exit code."""
+def run(argv: Sequence[str]) -> int:
+    """Run one command, or list them all; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(usage())
         return 0 if argv else 2
     name, *arguments = argv
     if name not in COMMANDS:
-        print(f"error: there is no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        close = get_close_matches(name, COMMANDS, 1)
+        advice = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        raise UserError(f"there is no command {name!r}; {advice}")
     return import_module(COMMANDS[name][0]).main(arguments)
 
 
+def refuse(started: str) -> NoReturn:
+    """End a process that was started as src/report/tables.py or src.report.tables; the error names the command."""
+    name = re.split("[./]", started.removesuffix(".py"))[-1]
+    names = {module.rpartition(".")[2]: command for command, (module, _) in COMMANDS.items()} | {c: c for c in COMMANDS}
+    command = f"python -m src {names[name]}" if name in names else "python main.py --help, or python -m src --help"
+    sys.exit(say(UserError(f"{started} is no program of its own; in the folder of main.py, type: {command}")))
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(run, sys.argv[1:]))

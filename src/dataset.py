@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from modules.sequence import Sequence, first_real_steps
 from src.data.cache import Converted, read_file
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.data.specs import check_owner, find_file
 from src.data.training_arrays import convert, in_memory
 from src.errors import UserError
 from src.tasks import task_of_labels
+
+from modules.sequence import Sequence, first_real_steps
 
 
 @dataclass(frozen=True)

@@ -40,3 +40,7 @@ def say(error):
 def printable(text):
     """What a file holds, fit for a message: one line, with anything a terminal would act on escaped."""
     return str(text).encode("unicode_escape").decode()
+
+
+if __name__ == "__main__":
+    import src  # noqa: F401, which names the command to type

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from src.errors import UserError
+from src.options import MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
+
 from baselines.mult import MulT
 from baselines.mult_ffl import MulTFFL
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
@@ -21,8 +24,6 @@ from modules.position_embedding import PositionEmbedding
 from modules.record import Decisions, Record
 from modules.sequence import Sequence, join
 from modules.transformer import TransformerEncoder
-from src.errors import UserError
-from src.options import MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
 
 if TYPE_CHECKING:
     from src.dataset import Dataset

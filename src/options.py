@@ -119,3 +119,7 @@ def is_kind(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind in (bool, bool | None)
     return isinstance(value, kind if kind is not float else int | float)
+
+
+if __name__ == "__main__":
+    import src  # noqa: F401, which names the command to type

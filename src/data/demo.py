@@ -99,3 +99,7 @@ def main(argv=None):
         for name, (mae, acc2) in linear_scores(make_demo(aligned)).items():
             print(f"{'aligned' if aligned else 'unaligned'}, {name}: MAE {mae:.3f}, Acc2 {acc2:.3f}")
     return 0
+
+
+if __name__ == "__main__":
+    import src  # noqa: F401, which names the command to type

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from modules.sequence import padding_mask
 from src.data.formats import MODALITY_KEYS, chunks_of
 from src.data.mapped_file import release_pages
 from src.errors import UserError
+
+from modules.sequence import padding_mask
 
 LARGE = 1 << 28  # bytes; below that, converting takes about a second, and no bar is shown
 

@@ -1,26 +1,28 @@
 """Every run of a comparison, then its tables and figures: what run_all.sh starts.
 
-    bash run_all.sh                             mosi, mosei and iemocap, both alignments, three models, five seeds
+    bash run_all.sh                             mosi, mosei and iemocap, both alignments, all models, five seeds
     bash run_all.sh demo                        the built-in demo with one seed
-    bash run_all.sh --datasets mosi --jobs 4 -- --num_epochs 20      what stands after -- goes to main.py
-    bash run_all.sh --dry_run                   what there is to run, and how long it will take
+    bash run_all.sh --datasets mosi --jobs 4 -- --num_epochs 20      flags after -- are main.py's
+    bash run_all.sh --dry_run                   list the runs, with their memory and time
     bash run_all.sh --ray --gpus_per_run 0.25   on the nodes of a Ray cluster
 
-A run that is finished with the same settings is skipped, and one that was cut short goes on after its last epoch, so
-the same command goes on with an interrupted grid.
+A run that is finished with the same settings is skipped, and one that was cut short is resumed after its last epoch,
+so the same command resumes an interrupted grid.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, printable, run_command
 from src.grid.estimate import print_estimate
 from src.grid.on_ray import execute_on_ray
-from src.grid.plan import ALIGNMENTS, fetch_missing, plan
-from src.grid.pool import execute_here, visible_gpus
-from src.grid.run_process import MAIN
+from src.grid.plan import ALIGNMENTS, Run, fetch_missing, plan
+from src.grid.pool import MAIN, execute_here, visible_gpus
 from src.models import MODELS
 from src.report.plots import make_figures
 from src.report.tables import write_tables
@@ -30,11 +32,11 @@ from src.training.stop import StopRequested, interrupted_by_signals
 SEEDS = (1111, 1112, 1113, 1114, 1115)
 
 
-def parse_arguments(argv):
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line of run_all.sh."""
     parser = Parser(prog="bash run_all.sh", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("plan", nargs="?", choices=["demo"], help="demo: only the built-in demo, with one seed")
+    parser.add_argument("plan", nargs="?", metavar="demo", help="only the built-in demo, with one seed")
     parser.add_argument("--datasets", nargs="+", metavar="NAME", default=["mosi", "mosei", "iemocap"])
     parser.add_argument("--models", nargs="+", metavar="MODEL", default=list(MODELS))
     parser.add_argument("--alignment", choices=ALIGNMENTS, default="both")
@@ -42,7 +44,7 @@ def parse_arguments(argv):
     parser.add_argument("--jobs", type=int, default=None,
                         help="runs at a time, given out over the GPUs (default: one a GPU, or one; demo: one a core)")
     parser.add_argument("--preset", help="paper, stock or a FILE of python -m src tune, for every run")
-    parser.add_argument("--ablations", action="store_true", help="also PMR with each of its switches")
+    parser.add_argument("--ablations", action="store_true", help="also PMR with each of its ablations")
     parser.add_argument("--download", action="store_true", help="first fetch the data files that are missing")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--tables", default="tables", help="folder of the tables")
@@ -59,7 +61,13 @@ def parse_arguments(argv):
                         help="with --ray, of each run: a part of one, such as 0.25, or a number (default: 1 if the "
                              "cluster has any)")
     end = argv.index("--") if "--" in argv else len(argv)
-    arguments = parser.parse_args(argv[:end])
+    arguments, unknown = parser.parse_known_args(argv[:end])
+    if unknown:
+        flag = get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, 1, 0.8)
+        advice = f"did you mean {flag[0]}?" if flag else "flags of main.py stand after --"
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)}; {advice}")
+    if arguments.plan not in (None, "demo"):
+        raise UserError(f"{printable(arguments.plan)!r} is no plan; there is demo. Data sets stand after --datasets")
     preset = ("--preset", arguments.preset) if arguments.preset else ()
     arguments.main_flags = ("--results_dir", arguments.results_dir, *preset, *argv[end + 1:])
     if arguments.plan == "demo":
@@ -71,14 +79,14 @@ def parse_arguments(argv):
     return arguments
 
 
-def gpus(text):
+def gpus(text: str) -> float:
     """An argparse type: the GPUs of a run, as Ray gives them out."""
     if not 0 <= float(text) < float("inf") or (float(text) > 1 and float(text) % 1):
         raise argparse.ArgumentTypeError(f"{text} GPUs cannot be given out; it must be from 0 to 1, or a whole number")
     return float(text)
 
 
-def check(arguments):
+def check(arguments: argparse.Namespace) -> None:
     """UserError where arguments do not go together."""
     if misplaced := {"download", "eval"} & set(parse_flags(arguments.main_flags)):
         raise UserError(f"--{misplaced.pop()} cannot stand after --: it is not a setting of a run")
@@ -90,8 +98,8 @@ def check(arguments):
         raise UserError("--download goes with running the whole grid; fetch first: python -m src download --help")
 
 
-def run_grid(arguments):
-    """Plan, and do what is asked for with the runs; returns the exit code."""
+def run_grid(arguments: argparse.Namespace) -> int:
+    """Plan the runs, and list, start or become them; returns the exit code."""
     if arguments.download:
         fetch_missing(arguments.datasets, arguments.alignment, arguments.models, arguments.main_flags)
     runs, missing = plan(arguments.datasets, arguments.alignment, arguments.models, arguments.seeds,
@@ -106,15 +114,15 @@ def run_grid(arguments):
     return 1 if failed or missing else 0
 
 
-def become(runs, index):
+def become(runs: Sequence[Run], index: int) -> NoReturn:
     """Become main.py with one run, so that signals and exit code are its own."""
     if not 0 <= index < len(runs):
         raise UserError(f"--index {index} is not in the grid: it has {len(runs)} runs, 0 to {len(runs) - 1}")
     os.execv(sys.executable, [sys.executable, str(MAIN), *runs[index].flags, "--resume"])
 
 
-def run_all(runs, arguments):
-    """Skip what is finished, run the rest, then write tables and figures; returns how many failed."""
+def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
+    """Skip the finished runs, run the others, then write tables and figures; returns the number of failed ones."""
     left = [run for run in runs if not run.finished]
     print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
     logs, failed = Path(arguments.results_dir) / "logs", []
@@ -129,8 +137,8 @@ def run_all(runs, arguments):
     return len(failed)
 
 
-def report(arguments):
-    """Write and show the tables of all that is finished, and draw its figures."""
+def report(arguments: argparse.Namespace) -> None:
+    """Write and show the tables of all finished runs, and draw their figures."""
     tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations)
     figures = make_figures(arguments.results_dir, arguments.figures)
     for table in tables:
@@ -140,11 +148,11 @@ def report(arguments):
         print(f"# left out: {line}", file=sys.stderr)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the grid; returns the exit code: 0 if all is well, 1 if a run failed or data is missing, 2 for bad input."""
     try:
         with interrupted_by_signals():
             return run_command(lambda: run_grid(parse_arguments(sys.argv[1:] if argv is None else argv)))
     except StopRequested as stopped:
-        print(f"# stopped by {stopped.signal}; the same command goes on with the runs that are left", file=sys.stderr)
-        return stopped.code
+        print(f"# stopped by {stopped.signal}; the same command continues with the runs that are left", file=sys.stderr)
+        return int(stopped.code or 0)

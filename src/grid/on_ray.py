@@ -2,33 +2,37 @@
 
 All nodes have the checkout and the folder that the grid is started in, with data and results, at the same path, shared.
 A run is a Ray task that starts main.py as a process on a node. When the node is lost, Ray starts the task again on
-another one, where --resume goes on from the checkpoint; when main.py itself fails, it is not tried again.
+another one, where --resume continues from the checkpoint; when main.py itself fails, it is not tried again.
 """
 
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from src.errors import UserError, printable
-from src.grid.pool import execute
-from src.grid.run_process import MAIN
+from src.grid.plan import Run
+from src.grid.pool import MAIN, Failures, Process, execute
 from src.training.stop import interrupted_by_signals
 
 RETRIES = 10  # after lost nodes, a run
-CPUS_PER_RUN = 1  # the same on every node, so that a run goes on with as many threads as it began with
+CPUS_PER_RUN = 1  # the same on every node, so that a resumed run has as many threads as before
 PATIENCE_SECONDS = 120  # with a run's former process, which may still be writing where its node was cut off
 CONNECT_SECONDS = 40  # on a busy machine, Ray takes long to be imported
 POLL_SECONDS = 0.5
 ROUNDING = 1e-6  # five times 0.2 GPUs are one
 
 
-def execute_on_ray(address, gpus_per_run, runs, jobs, logs):
-    """Run all on the cluster at an address, or that of this machine if it is "auto"; returns what `execute` does.
+def execute_on_ray(
+    address: str, gpus_per_run: float | None, runs: Sequence[Run], jobs: int | None, logs: Path
+) -> Failures:
+    """Run all on the cluster at an address, or on that of this machine if it is "auto"; returns the failures.
 
-    A run has so many GPUs, None for one if any node has one; there are `jobs` at a time, None for as many as the nodes
-    have room for. UserError where there is no cluster, or no room for a run.
+    `gpus_per_run` of None is one GPU if any node has one; `jobs` of None is as many as the nodes have room for.
+    UserError where there is no cluster, or no room for a run.
     """
     ray = connect(address)
     try:
@@ -39,7 +43,7 @@ def execute_on_ray(address, gpus_per_run, runs, jobs, logs):
         gpus = f" and {gpus_per_run:g} GPUs" if gpus_per_run else ""
         print(f"# on Ray: room for {room} runs of {CPUS_PER_RUN} CPU{gpus}", flush=True)
 
-        def start(run, slot, log):
+        def start(run: Run, slot: int, log: Path) -> Process:
             log.write_text("")  # a node that does not see it shares no folder with this one
             return RayTask(ray, task.remote(str(MAIN.parent), os.getcwd(), run.flags, str(log.absolute())), log)
 
@@ -49,7 +53,7 @@ def execute_on_ray(address, gpus_per_run, runs, jobs, logs):
         ray.shutdown()
 
 
-def connect(address):
+def connect(address: str) -> Any:
     """Ray, connected; UserError where it is not installed or no cluster answers."""
     try:
         import ray  # noqa: PLC0415, an optional extra
@@ -74,8 +78,8 @@ def connect(address):
     return ray
 
 
-def room_for_runs(nodes, gpus_per_run):
-    """The GPUs of a run, and how many runs the nodes, as ray.nodes() tells of them, have room for at a time."""
+def room_for_runs(nodes: Sequence[dict[str, Any]], gpus_per_run: float | None) -> tuple[float, int]:
+    """The GPUs of a run, and the number of runs that the nodes of ray.nodes() have room for at a time."""
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     if gpus_per_run is None:
         gpus_per_run = 1 if any(resource.get("GPU") for resource in resources) else 0
@@ -91,7 +95,7 @@ def room_for_runs(nodes, gpus_per_run):
     return gpus_per_run, room
 
 
-def run_on_node(checkout, folder, flags, log):
+def run_on_node(checkout: str, folder: str, flags: Sequence[str], log: str) -> int:
     """The task: run main.py in a folder, its console going to a file that is there; returns its exit code.
 
     FileNotFoundError where the node does not have these paths.
@@ -102,14 +106,14 @@ def run_on_node(checkout, folder, flags, log):
                                     "the folder of the results at the same path, shared")
     sys.path.insert(0, checkout)
     from src.files import BUSY  # noqa: PLC0415, not to be found before
-    from src.grid.run_process import last_lines, start_process  # noqa: PLC0415
+    from src.grid.pool import last_lines, start_run  # noqa: PLC0415
 
     os.chdir(folder)
     environment = {**os.environ, "OMP_NUM_THREADS": str(CPUS_PER_RUN)}
     patience = time.time() + PATIENCE_SECONDS
     while True:
         with open(log, "a", encoding="utf-8") as console:
-            process = start_process(flags, console, environment)
+            process = start_run(flags, console, environment)
         try:
             while (code := process.poll()) is None:
                 time.sleep(POLL_SECONDS)  # in `wait`, a task does not learn that it is cancelled
@@ -122,25 +126,20 @@ def run_on_node(checkout, folder, flags, log):
 
 
 class RayTask:
-    """A run on the cluster, as a Popen."""
+    """A run on the cluster, as a Process of the pool."""
 
-    def __init__(self, ray, task, log):
+    def __init__(self, ray: Any, task: Any, log: Path) -> None:
         self.ray, self.task, self.log = ray, task, log
 
-    def poll(self):
-        """Its exit code once it has ended, else None. What Ray has to say of it goes to its log."""
+    def poll(self) -> int | None:
         ended, _ = self.ray.wait([self.task], timeout=0)
-        return self._code() if ended else None
+        return self.wait() if ended else None
 
-    def terminate(self):
-        """Ask it to stop."""
+    def terminate(self) -> None:
         self.ray.cancel(self.task)
 
-    def wait(self):
-        """Wait until it has ended; its exit code."""
-        return self._code()
-
-    def _code(self):
+    def wait(self) -> int:
+        """Wait until the run has ended; returns its exit code. An error of Ray's goes to the run's log."""
         try:
             return self.ray.get(self.task)
         except self.ray.exceptions.RayError as error:

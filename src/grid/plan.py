@@ -1,6 +1,7 @@
-"""The runs of a grid, in their order, and what it takes to have them."""
+"""The runs of a grid, in their order, and the data files that they need."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from src.data.download import download
@@ -17,30 +18,34 @@ ALIGNMENTS = {"both": (False, True), "aligned": (True,), "unaligned": (False,)}
 class Run:
     """One call of main.py: its flags and the settings that they resolve to."""
 
-    flags: tuple
+    flags: tuple[str, ...]
     settings: Settings
 
     @property
-    def title(self):
+    def title(self) -> str:
         """demo unaligned PMR seed1111"""
         return " ".join(self.settings.run_path.parts[-4:])
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether its folder holds a result of these settings; UserError where it holds one of others."""
         return is_finished(self.settings.run_path, self.settings)
 
-    def epochs_done(self):
-        """How many epochs its folder records."""
+    def epochs_done(self) -> int:
+        """The number of epochs that its folder records."""
         try:
             return (self.settings.run_path / "metrics.jsonl").read_bytes().count(b"\n")
         except OSError:
             return 0
 
 
-def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
+def plan(
+    datasets: Sequence[str], alignment: str, models: Sequence[str], seeds: Sequence[int], main_flags: Sequence[str],
+    ablations: bool = False,
+) -> tuple[list[Run], list[str]]:
     """The runs of a grid, and a line for each data file that they lack."""
     runs, missing = [], []
+    switched = [(model, name, flags) for model in MODELS for name, (_, flags) in ablations_of(model).items()]
     for dataset in datasets:
         spec = find_spec(dataset)
         for aligned in ALIGNMENTS[alignment]:
@@ -50,10 +55,9 @@ def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
             if not spec.make and not path.is_file():
                 missing.append(missing_file_message(spec, path, settings.data_path, aligned))
                 continue
-            variants = [("--model", model) for model in models]
+            variants: list[tuple[str, ...]] = [("--model", model) for model in models]
             if ablations:
-                variants += [("--model", model, "--name", name, *switch) for model in MODELS
-                             for name, (_, switch) in ablations_of(model).items()]
+                variants += [("--model", model, "--name", name, *switch) for model, name, switch in switched]
             for seed in seeds:
                 for variant in variants:
                     run_flags = (*flags, *variant, "--seed", str(seed))
@@ -61,8 +65,10 @@ def plan(datasets, alignment, models, seeds, main_flags, ablations=False):
     return runs, missing
 
 
-def fetch_missing(datasets, alignment, models, main_flags):
-    """Download the data files that the grid lacks; where one cannot be had, say so, since the others can still run."""
+def fetch_missing(
+    datasets: Sequence[str], alignment: str, models: Sequence[str], main_flags: Sequence[str]
+) -> None:
+    """Download the data files that the grid lacks; print which cannot be had, since the others can still run."""
     for model in models:  # a wrong name is told before hours of downloading, not after
         settings, _ = resolve(parse_flags((*main_flags, "--model", model)))
     try:

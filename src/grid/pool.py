@@ -1,27 +1,60 @@
 """Some runs at a time until all have ended: on this machine, or wherever their processes are started."""
 
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any, Protocol
 
 import torch
+from tqdm import tqdm
 
-from src.grid.grid_display import Display
 from src.grid.plan import Run
-from src.grid.run_process import last_lines, start_process
 
+MAIN = Path(__file__).parents[2] / "main.py"
+LAST_LINES = 5  # of the console of a failed run
 POLL_SECONDS = 0.5
 
 
-def visible_gpus():
+class Process(Protocol):
+    """The part of a Popen that `execute` uses."""
+
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def wait(self) -> int: ...
+
+
+Failures = list[tuple[Run, list[str]]]  # each failed run with the last lines of its console
+
+
+def start_run(flags: Sequence[str], console: IO, environment: Mapping[str, str]) -> subprocess.Popen:
+    """Start main.py, which resumes the run if it can; its console goes to an open file."""
+    return start_python([str(MAIN), *flags, "--resume"], stdout=console, stderr=subprocess.STDOUT, env=environment)
+
+
+def start_python(arguments: Sequence[str], **options: Any) -> subprocess.Popen:
+    """Start Python with these arguments and Popen's options; it gets SIGTERM when this process dies."""
+    launcher = [sys.executable, "-P", str(Path(__file__).with_name("die_with_parent.py")), str(os.getpid())]
+    return subprocess.Popen([*launcher, sys.executable, *arguments],
+                            process_group=0, **options)  # Ctrl-C is for the grid, which stops its runs once
+
+
+def last_lines(log: Path) -> list[str]:
+    """The last lines of a console that went to a file."""
+    return log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+
+
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
         return named.split(",")
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def environment_of(slot, jobs, gpus):
+def environment_of(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
     """The environment of a run in one of `jobs` slots: its GPU round robin, and its share of the cores."""
     environment = dict(os.environ)
     if gpus:
@@ -30,21 +63,18 @@ def environment_of(slot, jobs, gpus):
     return environment
 
 
-def execute_here(runs, jobs, logs):
-    """Run all on this machine, `jobs` at a time; returns what `execute` does."""
+def execute_here(runs: Sequence[Run], jobs: int, logs: Path) -> Failures:
+    """Run all on this machine, `jobs` at a time; returns the failures."""
     gpus = visible_gpus()
 
-    def start(run, slot, log):
+    def start(run: Run, slot: int, log: Path) -> Process:
         with log.open("w", encoding="utf-8") as console:
-            return start_process(run.flags, console, environment_of(slot, jobs, gpus))
+            return start_run(run.flags, console, environment_of(slot, jobs, gpus))
     return execute(runs, jobs, logs, start)
 
 
-def execute(runs, jobs, logs, start):
-    """Run all, `jobs` at a time, each with its console in a file of `logs`; returns [(run, last lines)] that failed.
-
-    `start(run, slot, log)` returns what has `poll`, `terminate` and `wait` of a Popen.
-    """
+def execute(runs: Sequence[Run], jobs: int, logs: Path, start: Callable[[Run, int, Path], Process]) -> Failures:
+    """Run all, `jobs` at a time, each by `start(run, slot, log)` with its console in a file of `logs`."""
     logs.mkdir(parents=True, exist_ok=True)
     waiting, running, failed = list(reversed(runs)), {}, []
     display = Display(runs, jobs)
@@ -57,14 +87,13 @@ def execute(runs, jobs, logs, start):
                     running[slot] = Job(run, start(run, slot, log), log, time.time())
             time.sleep(POLL_SECONDS)
             for slot, job in list(running.items()):
-                display.progress(slot, job.run, *job.new_epochs())
-                if (code := job.process.poll()) is None:
-                    continue
-                del running[slot]
-                seconds = time.time() - job.started
-                display.finish(slot, f"{job.run.title}: {'done' if code == 0 else 'FAILED'} in {seconds:.0f} s")
-                if code:
-                    failed.append((job.run, last_lines(job.log)))
+                code = job.process.poll()
+                display.show(slot, job)
+                if code is not None:
+                    del running[slot]
+                    display.finish(slot, job, code)
+                    if code:
+                        failed.append((job.run, last_lines(job.log)))
     finally:
         for job in running.values():
             job.process.terminate()
@@ -79,19 +108,49 @@ class Job:
     """A run that has been started."""
 
     run: Run
-    process: object  # a Popen, or what `start` of `execute` has in its place
+    process: Process
     log: Path
     started: float
     epochs: int = 0
 
-    def new_epochs(self):
-        """How many epochs it has done, and how many of them since the last call."""
+    def new_epochs(self) -> int:
+        """Count the epochs done; returns how many of them are new since the last call."""
         before, self.epochs = self.epochs, self.run.epochs_done() if self._has_begun() else 0
-        return self.epochs, self.epochs - before
+        return self.epochs - before
 
-    def _has_begun(self):
-        """Whether what stands in the run's folder is this job's, and not an earlier one's."""
+    def _has_begun(self) -> bool:
+        """Whether the files in the run's folder are of this job, and not of an earlier one."""
         try:
             return (self.run.settings.run_path / "log.txt").stat().st_mtime >= self.started - 1
         except OSError:
             return False
+
+
+class Display:
+    """The runs done and left, the epoch of each running one, and the time left: bars on a terminal, lines in a pipe."""
+
+    def __init__(self, runs: Sequence[Run], slots: int) -> None:
+        self.runs, self.done, hidden = len(runs), 0, not sys.stderr.isatty()
+        epochs = sum(run.settings.num_epochs for run in runs)
+        self.bar = tqdm(total=epochs, unit="epoch", disable=hidden, desc=f"0/{self.runs} runs", smoothing=0.1)
+        self.slots = [tqdm(bar_format="  {desc}", position=slot + 1, disable=hidden, leave=False)
+                      for slot in range(slots)]
+
+    def show(self, slot: int, job: Job) -> None:
+        """Show how far a run has come."""
+        self.bar.update(job.new_epochs())
+        self.slots[slot].set_description_str(f"{job.run.title}: epoch {job.epochs} of {job.run.settings.num_epochs}")
+
+    def finish(self, slot: int, job: Job, code: int) -> None:
+        """Say that a run has ended with a code."""
+        self.done += 1
+        self.slots[slot].set_description_str("")
+        self.bar.set_description(f"{self.done}/{self.runs} runs")
+        outcome = f"{'FAILED' if code else 'done'} in {time.time() - job.started:.0f} s"
+        tqdm.write(f"# [{self.done}/{self.runs}] {job.run.title}: {outcome}")
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Take the bars off the terminal."""
+        for bar in (*self.slots, self.bar):
+            bar.close()

@@ -20,12 +20,13 @@ import matplotlib
 import numpy as np
 import torch
 
-from modules.multimodal import by_modality
 from src.errors import Parser, UserError, run_command
 from src.report.drawing import STYLE, draw_attention, draw_bars, draw_curves, draw_gates, draw_messages, loss_curves
 from src.report.read_runs import collect
 from src.runs.run import load_trained
 from src.tasks import task_of_result
+
+from modules.multimodal import by_modality
 
 
 @dataclass(frozen=True)

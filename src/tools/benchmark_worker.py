@@ -41,9 +41,10 @@ def build_stock(case, folder):
 def build_ours(case, without, **options):
     """A model of this project, without some of what makes it fast."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
-    from modules import kernels  # noqa: PLC0415 - and not the original's
     from src.models import build_model  # noqa: PLC0415
     from src.training.machine import keep_freed_memory  # noqa: PLC0415
+
+    from modules import kernels  # noqa: PLC0415 - and not the original's
 
     kernels.switch("kernels" not in without)
     if "kept memory" not in without:

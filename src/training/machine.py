@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from modules import kernels
 from src.errors import UserError
 from src.training.distributed import process_count
+
+from modules import kernels
 
 CPU_IS_FULL = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from main import main
-from src.grid import estimate, estimate_worker, grid
+from src.grid import estimate, grid
 from src.grid.estimate import time_together
 from tests.data_files import give_data
 
@@ -57,7 +57,7 @@ def test_every_run_is_told_and_nothing_is_changed(folder, capsys):
 
 def test_the_figures_belong_together(folder):
     (run,), _ = grid.plan(["mine"], "unaligned", ["MulT"], [1], (*SMALL, "--batch_chunk", "2"))
-    figures = estimate_worker.measure(run.settings, time.time())
+    figures = estimate.measure(run.settings, time.time())
     assert figures["epoch_seconds"] > figures["step_seconds"] * 23 / 5
     assert figures["start_seconds"] > 0
     assert main(["--model", "MulT", "--dataset", "mine", *SMALL, "--num_epochs", "1"]) == 0

@@ -117,7 +117,7 @@ def test_an_interrupted_grid_ends_its_runs(folder, sent, code):
     if sent == signal.SIGKILL:
         assert is_let_go(started.parent)
     else:
-        assert b"the same command goes on" in process.stderr.read()
+        assert b"the same command continues" in process.stderr.read()
     epochs = started.read_text()
     time.sleep(1)
     assert started.read_text() == epochs

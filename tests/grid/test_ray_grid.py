@@ -19,7 +19,7 @@ from src.errors import UserError
 from src.files import BUSY, FolderLock
 from src.grid import grid
 from src.grid import on_ray as ray_cluster
-from src.grid.run_process import MAIN
+from src.grid.pool import MAIN
 from src.runs.again import first_difference
 from tests.data_files import give_data
 
