@@ -17,7 +17,6 @@ nothing of the sign.
 """
 
 import numpy as np
-from sklearn.linear_model import RidgeCV
 
 SAMPLES = {"train": 1200, "valid": 200, "test": 400}
 WORDS, WIDTHS = 8, (16, 6, 8)  # text steps; features of text, audio, vision
@@ -79,6 +78,8 @@ def linear_scores(splits):
     A regression sees every feature of every step and their sums over time, its penalty chosen by cross-validation.
     Returns {name: (mae, acc2)}.
     """
+    from sklearn.linear_model import RidgeCV  # noqa: PLC0415 - slow to import, and only `python -m src demo` needs it
+
     def features(split, keys):
         arrays = [splits[split][key] for key in keys]
         return np.concatenate([y for x in arrays for y in (x.reshape(len(x), -1), x.sum(axis=1))], axis=1)
