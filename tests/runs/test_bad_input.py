@@ -15,7 +15,8 @@ from tests.data.test_dataset import DEFECTS, FILES
 from tests.data_files import make_splits, write_dataset
 
 SMALL = "--dataset mine --device cpu --embed_dim 8 --num_heads 2 --nlevels 1 --num_epochs 1 --batch_size 5"
-DONE, CUT = (f"results/mine/unaligned/MulT-{name}/seed1111" for name in ("done", "cut"))
+DONE, CUT, MASKED, CUT_MASKED = (
+    f"results/mine/unaligned/MulT-{name}/seed1111" for name in ("done", "cut", "masked", "cutmasked"))
 RESUME = f"{SMALL} --name cut --resume"
 
 
@@ -37,8 +38,10 @@ def template(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert train("--name done") == 0
+        assert train("--name masked --mask_padding") == 0
         patch.setattr(RunFolder, "finish", full_disk)
         assert train("--name cut") == 2
+        assert train("--name cutmasked --mask_padding") == 2
     return folder
 
 
@@ -84,6 +87,11 @@ def edit(path, change):
             change(content)
             (folder / path).write_text(json.dumps(content))
     return spoil
+
+
+def first_format(path):
+    """Make a file one of the first format."""
+    return edit(path, lambda content: content.update(format=1))
 
 
 def new_data(folder):
@@ -187,6 +195,8 @@ RUNS = [  # whole command lines
     (EVAL, "is damaged or not a checkpoint",
      lambda folder: torch.save({"format": 1, "model": Harmful()}, folder / DONE / "checkpoint.pt")),
     (EVAL, "has format 0; this version reads 1 to 2", edit(f"{DONE}/checkpoint.pt", lambda x: x.update(format=0))),
+    (f"--eval {MASKED}", "has format 1, of a time when mask_padding had another rule for steps that see nothing",
+     first_format(f"{MASKED}/checkpoint.pt")),
     (EVAL, "by another version of this code", edit(f"{DONE}/checkpoint.pt", lambda x: x.pop("config"))),
     (EVAL, "there is no setting depth",
      edit(f"{DONE}/checkpoint.pt", lambda x: x["config"]["settings"].update(depth=3))),
@@ -203,6 +213,8 @@ RUNS = [  # whole command lines
     ("--repeat nowhere", "nowhere has no result.json: only a finished run can be repeated", None),
     (f"--repeat {CUT}", "only a finished run can be repeated; finish it with --resume", None),
     (f"{REPEAT} --seed 3", "leave out --seed", None),
+    (f"--repeat {MASKED}", "config.json has format 1, of a time when mask_padding",
+     first_format(f"{MASKED}/config.json")),
     (REPEAT, "config.json is missing", remove(f"{DONE}/config.json")),
     (REPEAT, "config.json is damaged", cut(f"{DONE}/config.json", 0.3)),
     (REPEAT, "nlevels is None", edit(f"{DONE}/config.json", lambda x: x["settings"].update(nlevels=None))),
@@ -218,6 +230,8 @@ RUNS = [  # whole command lines
     (RESUME, "last.pt is damaged or not a checkpoint", write(f"{CUT}/last.pt", b"PK\3\4 and more")),
     (RESUME, "last.pt is damaged or not a checkpoint", cut(f"{CUT}/last.pt", 0.9)),
     (RESUME, "last.pt has format 3; this version reads 1 to 2", edit(f"{CUT}/last.pt", lambda x: x.update(format=3))),
+    (f"{SMALL} --name cutmasked --mask_padding --resume", "last.pt has format 1, of a time when mask_padding",
+     first_format(f"{CUT_MASKED}/last.pt")),
     (RESUME, "last.pt was written by another version", edit(f"{CUT}/last.pt", lambda x: x.pop("config"))),
     (RESUME, "last.pt was written by another version", edit(f"{CUT}/last.pt", lambda x: x["config"].pop("data"))),
     (RESUME, "the saved training does not fit this model",

@@ -183,6 +183,28 @@ def test_a_stop_in_the_first_epoch_and_a_death_before_its_checkpoint(folder, who
     assert outcome(folder / "results" / RUN) == whole
 
 
+def test_a_state_of_the_first_format_resumes(folder, whole, monkeypatch):
+    """It lacks an epoch's training loss, rate and seconds, and counts steps that are not yet checked."""
+    log_step = TrainingLog.step
+
+    def stop(log, step):
+        log_step(log, step)
+        if (step.epoch, step.number) == (3, 1):
+            raise StopRequested(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "step", stop)
+        assert main(FLAGS) == 143
+    path = folder / "results" / RUN / "last.pt"
+    last = torch.load(path, weights_only=True)
+    last["format"], last["state"]["part"]["unseen"] = 1, 0
+    for epoch in (last["state"]["selected"], last["state"]["best_on_test"]):
+        for name in ("train_loss", "lr", "seconds"):
+            del epoch[name]
+    torch.save(last, path)
+    assert main([*FLAGS, "--resume"]) == 0
+    assert outcome(folder / "results" / RUN) == whole
+
+
 def test_a_second_signal_ends_at_once_and_the_run_goes_on_all_the_same(folder, capsys):
     process = start(folder, "--num_epochs", "100000")
     wait_for(folder / "results" / RUN / "checkpoint.pt")
