@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from src.batches import evaluation_batches, training_batches
 from src.dataset import Dataset, Split
 from src.errors import printable
-from src.training.distributed import collect, deal, mean, share
+from src.training.distributed import collect, mean, process_count, rank, share
 from src.training.machine import TrainingError
 from src.training.state import Epoch, Evaluation, TrainingState
 
@@ -139,7 +139,7 @@ def evaluate(model: nn.Module, split: Split, task: Any, *, batch_size: int, by_l
     model.eval()
     computed = []
     batches = evaluation_batches(split, batch_size, by_length)
-    for indices in deal(list(batches)):
+    for indices in batches[rank()::process_count()]:
         streams, labels = split.batch(indices, device, trimmed=by_length)
         prediction, _ = model(*streams)
         computed.append((task.loss(prediction, labels), len(indices), prediction))

@@ -124,7 +124,7 @@ def measure(settings: Settings, started: float) -> dict[str, Any]:
     model, task, device = run.model, run.dataset.task, run.device
     start_seconds = time.time() - started
     train, valid, test = (run.dataset.splits[name] for name in ("train", "valid", "test"))
-    state, generator = new_state(run, settings), torch.Generator().manual_seed(0)
+    state, generator = new_state(run), torch.Generator().manual_seed(0)
     chunk = math.ceil(settings.batch_size / settings.batch_chunk)
 
     def train_on(steps: int) -> None:

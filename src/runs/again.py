@@ -1,12 +1,12 @@
 """A second look at a run: its checkpoint evaluated again, or all of it trained again."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from src.errors import UserError, printable
@@ -88,38 +88,26 @@ def recorded_run(folder: Path | str) -> tuple[Settings, dict[str, Any]]:
 
 def first_difference(one: Path, other: Path) -> str | None:
     """The first difference of two run folders in words, in epochs, predictions or result; None where there is none."""
-    epochs = zip(*(read_epochs(folder) for folder in (one, other)), strict=False)
-    for number, pair in enumerate(epochs, 1):
-        for name, (a, b) in differing(*pair).items():
-            return f"in epoch {number}, {name} was {printable(a)} and is {printable(b)}"
-    predictions, others = (read_arrays(folder / "predictions.npz") for folder in (one, other))
-    for name in sorted(predictions.keys() | others.keys()):
-        if not same_bits(predictions.get(name), others.get(name)):
-            return f"predictions.npz has another {printable(name)}"
-    for name, (a, b) in differing(*(outcome(read_result(folder) or {}) for folder in (one, other))).items():
-        return f"in result.json, {name} was {printable(a)} and is {printable(b)}"
+    before, now = outcome(one), outcome(other)
+    for place in {**before, **now}:
+        a, b = before.get(place), now.get(place)
+        if a != b:
+            return f"{place} was {printable(a)} and is {printable(b)}"
     return None
 
 
-def differing(one: dict, other: dict) -> dict[str, tuple]:
-    """{name: (there, here)} of the entries that differ between two dicts."""
-    return {name: pair for name in {**one, **other} if (pair := (one.get(name), other.get(name)))[0] != pair[1]}
-
-
-def read_epochs(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl without times."""
+def outcome(folder: Path) -> dict[str, Any]:
+    """Everything that a repetition must have again, times apart, by its place."""
     path = Path(folder) / "metrics.jsonl"
     try:
         epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [{name: value for name, value in epoch.items() if name not in TIMES} for epoch in epochs]
+        places = {f"in epoch {i}, {name}": value for i, epoch in enumerate(epochs, 1) for name, value in epoch.items()
+                  if name not in TIMES}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is missing or damaged: there is nothing to compare with") from error
-
-
-def same_bits(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    return a is not None and b is not None and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-def outcome(result: dict) -> dict:
-    """The part of a result.json that a repetition must have again."""
-    return {name: value for name, value in result.items() if name not in (*TIMES, "environment", "settings", "format")}
+    for name, array in sorted(read_arrays(folder / "predictions.npz").items()):
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        places[f"in predictions.npz, {name}"] = f"{array.dtype} {array.shape}, SHA-256 {digest}"
+    left_out = (*TIMES, "environment", "settings", "format")
+    result = (read_result(folder) or {}).items()
+    return places | {f"in result.json, {name}": value for name, value in result if name not in left_out}

@@ -36,8 +36,9 @@ from src.training.stop import StopRequested, StopSignals
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data and the model of a run; `config` is the content of its config.json, but for the settings' sources."""
+    """The settings, data and model of a run; `config` is its config.json, but for the sources of the settings."""
 
+    settings: Settings
     dataset: Dataset
     model: torch.nn.Module
     device: torch.device
@@ -63,7 +64,7 @@ def prepare(settings: Settings, wanted: tuple[str, ...] = SPLITS) -> Prepared:
         "data": fingerprint(dataset), "data_file": dataset.source, "environment": environment(device),
     }
     dataset = dataset.to(find_data_device(settings.data_device, device, dataset.nbytes))
-    return Prepared(dataset, speed_up(model, device, settings.precision, settings.compile), device, config)
+    return Prepared(settings, dataset, speed_up(model, device, settings.precision, settings.compile), device, config)
 
 
 def train(settings: Settings, sources: dict[str, str], path: Path, resume: bool = False) -> None:
@@ -79,18 +80,18 @@ def train(settings: Settings, sources: dict[str, str], path: Path, resume: bool 
         if difference := difference_of_runs(config, run.config):
             raise UserError(f"all processes need the same settings and data, and two have others ({difference})")
     if not is_first():
-        follow(run, settings)
+        follow(run)
         return
     with RunFolder(path) as folder, TrainingLog(folder, settings, run.dataset) as log, StopSignals() as stop:
-        state, start = begin(folder, log, run, settings, sources, resume, start)
-        for _ in fit_into(folder, log, stop, run, settings, state, start):
+        state, start = begin(folder, log, run, sources, resume, start)
+        for _ in fit_into(folder, log, stop, run, state, start):
             pass
         report(folder, run.dataset, state, make_result(settings, run.dataset, state, time.time() - start))
 
 
-def follow(run: Prepared, settings: Settings) -> None:
+def follow(run: Prepared) -> None:
     """Train in a process other than the first, which alone has the folder."""
-    state = new_state(run, settings)
+    state, settings = new_state(run), run.settings
     with StopSignals() as stop, explained(memory_advice(settings.batch_size, settings.batch_chunk)):
         if saved := broadcast(None):
             state.load(saved)
@@ -98,24 +99,24 @@ def follow(run: Prepared, settings: Settings) -> None:
             pass
 
 
-def new_state(run: Prepared, settings: Settings) -> TrainingState:
+def new_state(run: Prepared) -> TrainingState:
     """The state of training before the first step."""
-    return TrainingState(run.model, optim=settings.optim, lr=settings.lr, when=settings.when, seed=settings.seed,
-                         device=run.device)
+    asked = run.settings
+    return TrainingState(run.model, optim=asked.optim, lr=asked.lr, when=asked.when, seed=asked.seed, device=run.device)
 
 
-def begin(folder: RunFolder, log: TrainingLog, run: Prepared, settings: Settings, sources: dict[str, str],
-          resume: bool, start: float) -> tuple[TrainingState, float]:
+def begin(folder: RunFolder, log: TrainingLog, run: Prepared, sources: dict[str, str], resume: bool,
+          start: float) -> tuple[TrainingState, float]:
     """Begin in an open RunFolder, or with `resume` where the run in it was cut short.
 
     `start` is the time() at which the run began to prepare. Returns the state, and `start` less the seconds before.
     """
-    state = new_state(run, settings)
+    state = new_state(run)
     last = unfinished(folder.path, run.config) if resume else None
     broadcast(last and last["state"])
     if last is None:
         folder.begin()
-        log.head(settings, sources, run.dataset, state)
+        log.head(run.settings, sources, run.dataset, state)
         folder.write_json("config.json", {**run.config, "sources": sources})
         return state, start
     state.load(last["state"])
@@ -126,8 +127,8 @@ def begin(folder: RunFolder, log: TrainingLog, run: Prepared, settings: Settings
     return state, start - last["seconds"]
 
 
-def fit_into(folder: RunFolder, log: TrainingLog, stop: StopSignals, run: Prepared, settings: Settings,
-             state: TrainingState, start: float) -> Iterator[Epoch]:
+def fit_into(folder: RunFolder, log: TrainingLog, stop: StopSignals, run: Prepared, state: TrainingState,
+             start: float) -> Iterator[Epoch]:
     """Train from a state into the RunFolder that `begin` opened.
 
     Yields each epoch once it is logged, and saves it when the next one is asked for. StopRequested, with the part of
@@ -140,9 +141,9 @@ def fit_into(folder: RunFolder, log: TrainingLog, stop: StopSignals, run: Prepar
     def save() -> None:
         folder.save_last(state.saved(), run.config, time.time() - start)
 
-    with explained(memory_advice(settings.batch_size, settings.batch_chunk)):
+    with explained(memory_advice(run.settings.batch_size, run.settings.batch_chunk)):
         try:
-            for epoch in fit(state, run.dataset, **settings.training(), after_step=after_step):
+            for epoch in fit(state, run.dataset, **run.settings.training(), after_step=after_step):
                 log.epoch(epoch)
                 yield epoch
                 save()

@@ -94,8 +94,8 @@ class Search:
             RunFolder(trial.path / f"seed{settings.seed}", shown=False) as folder,
             TrainingLog(folder, settings, run.dataset) as log,
         ):
-            state, began = begin(folder, log, run, settings, sources, True, began)
-            for epoch in fit_into(folder, log, stop, run, settings, state, began):
+            state, began = begin(folder, log, run, sources, True, began)
+            for epoch in fit_into(folder, log, stop, run, state, began):
                 step = len(before) * settings.num_epochs + epoch.number
                 if trial.is_hopeless(step, statistics.mean([*before, epoch.valid.loss])):
                     raise Pruned

@@ -87,13 +87,9 @@ def broadcast(value: Any) -> Any:
     return held[0]
 
 
-def deal(items: list) -> list:
-    """This process's items of a list."""
-    return items[rank()::process_count()]
-
-
 def collect(results: list) -> list:
-    """The results of all processes, in the order of the items that were dealt."""
+    """The results for a list of items, in its order, of which each process has those of every `process_count()`th item.
+    """
     if (count := process_count()) == 1:
         return results
     every: list[list] = [[] for _ in range(count)]
@@ -121,13 +117,6 @@ def device_of_process(name: str) -> str:
     if name not in ("auto", "cuda"):
         raise UserError(f"--device {name} would be the device of all {process_count()} processes; give cuda or cpu")
     return f"cuda:{os.environ['LOCAL_RANK']}"
-
-
-def launcher() -> list[str]:
-    """The words before main.py of a command that starts as many processes on this machine."""
-    if process_count() == 1:
-        return ["python"]
-    return ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", str(process_count()))]
 
 
 def leave(code: int) -> int:

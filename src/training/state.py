@@ -142,25 +142,26 @@ class TrainingState:
     def load(self, saved: dict[str, Any]) -> None:
         """Resume from what `saved` returned; UserError where it does not fit the model."""
         try:
-            self._load(saved)
+            if not all(isinstance(saved[name], kind) for name, kind in KINDS.items()):
+                raise TypeError("a part of the state is not of its kind")
+            if (saved["epochs"] > 0) != (saved["selected"] is not None):
+                raise ValueError("the state has no selected epoch")
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scheduler.load_state_dict(saved["scheduler"])
+            self.epochs = saved["epochs"]
+            self.selected, self.best_on_test = map(loaded_epoch, (saved["selected"], saved["best_on_test"]))
+            self.order.set_state(saved["order"])
+            self.start_epoch(PartOfEpoch(**{name: value for name, value in saved["part"].items() if name != "unseen"}))
+            torch.set_rng_state(saved["random"])
+            if self.device.type == "cuda" and saved["random_gpu"] is not None:
+                torch.cuda.set_rng_state(saved["random_gpu"], self.device)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise UserError("the saved training does not fit this model; leave out --resume") from error
 
-    def _load(self, saved: dict[str, Any]) -> None:
-        if not all(isinstance(saved[name], kind) for name, kind in KINDS.items()):
-            raise TypeError("a part of the state is not of its kind")
-        if (saved["epochs"] > 0) != (saved["selected"] is not None):
-            raise ValueError("the state has no selected epoch")
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scheduler.load_state_dict(saved["scheduler"])
-        self.epochs = saved["epochs"]
-        self.selected, self.best_on_test = (
-            kept and Epoch(**{**kept, **{name: kept[name] and Evaluation(**kept[name]) for name in ("valid", "test")}})
-            for kept in (saved["selected"], saved["best_on_test"])
-        )
-        self.order.set_state(saved["order"])
-        self.start_epoch(PartOfEpoch(**{name: value for name, value in saved["part"].items() if name != "unseen"}))
-        torch.set_rng_state(saved["random"])
-        if self.device.type == "cuda" and saved["random_gpu"] is not None:
-            torch.cuda.set_rng_state(saved["random_gpu"], self.device)
+
+def loaded_epoch(saved: dict[str, Any] | None) -> Epoch | None:
+    """An Epoch from what asdict made of it."""
+    if saved is None:
+        return None
+    return Epoch(**saved | {name: saved[name] and Evaluation(**saved[name]) for name in ("valid", "test")})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from src.training.distributed import is_first, largest, launcher
+from src.training.distributed import is_first, largest, process_count
 
 EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a terminal is closed
     signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129,
@@ -28,7 +28,8 @@ class StopRequested(SystemExit):
         """Tell the user of main.py how to resume; returns the exit code."""
         if is_first():
             again = [*argv, "--resume"] if "--resume" not in argv else argv
-            command = shlex.join([*launcher(), "main.py", *again])
+            several = ["torchrun", "--nproc_per_node", os.environ.get("LOCAL_WORLD_SIZE", str(process_count()))]
+            command = shlex.join([*(several if process_count() > 1 else ["python"]), "main.py", *again])
             print(f"# stopped by {self.signal}{self.where}; to resume: {command}", file=sys.stderr)
         return EXIT_CODES[signal.Signals[self.signal]]
 
