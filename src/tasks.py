@@ -76,6 +76,11 @@ class Task:
         """The trivial baseline's prediction for each of the samples: (N, output_dim)."""
         raise NotImplementedError
 
+    @staticmethod
+    def takes(shape: Sequence[int]) -> bool:
+        """Whether a label array of this shape is one of the task's."""
+        raise NotImplementedError
+
     def read_labels(self, labels: ndarray, where: str) -> Tensor:
         """The tensor that training reads of a file's array; UserError where the array does not fit the task."""
         raise NotImplementedError
@@ -107,7 +112,6 @@ class ScoreRegression(Task):
 
     @staticmethod
     def takes(shape: Sequence[int]) -> bool:
-        """Whether a label array of this shape is one of the task's."""
         return len(shape) == 3 and tuple(shape[1:]) == (1, 1)
 
     def read_labels(self, labels: ndarray, where: str) -> Tensor:
@@ -218,7 +222,7 @@ class EmotionClassification(Task):
 
     @staticmethod
     def takes(shape: Sequence[int]) -> bool:
-        """Whether a label array of this shape is one of the task's, but for the number of emotions."""
+        """Whether the shape is (N, K, 2), for any number of emotions."""
         return len(shape) == 3 and shape[1] > 0 and shape[2] == 2
 
     def read_labels(self, labels: ndarray, where: str) -> Tensor:
@@ -254,7 +258,7 @@ TASKS = {task.name: task for task in (SentimentRegression, UnitSentimentRegressi
 
 def no_better_than(task: Task, metrics: Mapping[str, float], trivial: Mapping[str, float]) -> list[str]:
     """The metrics of a task's table in which `metrics` are no better than those of the trivial baseline."""
-    def better(key):
+    def better(key: str) -> bool:
         ours, theirs = metrics[key], trivial[key]
         return not isnan(ours) and (isnan(theirs) or (ours < theirs if key in task.lower_is_better else ours > theirs))
     return [key for key in task.columns.values() if not better(key)]

@@ -1,5 +1,6 @@
-"""Figures of finished runs: `python -m src plots --dataset demo`. All but what PMR learned are drawn from run folders
-alone; for that, the run with the lowest seed is rebuilt from its checkpoint and shown the test split again.
+"""Figures of finished runs: `python -m src plots --dataset demo`. Curves and bars are drawn from run folders alone.
+For the gates, messages and attention of PMR, the run with the lowest seed is rebuilt from its checkpoint and evaluated
+on the test split again.
 
 For each data set, alignment and protocol:
 
@@ -13,16 +14,21 @@ A PMR that was trained with a --name of its own adds it to the names of its last
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
+from src.dataset import Split
 from src.errors import Parser, UserError, run_command
+from src.models import PMR
 from src.report.drawing import STYLE, draw_attention, draw_bars, draw_curves, draw_gates, draw_messages, loss_curves
-from src.report.read_runs import collect
+from src.report.read_runs import Group, collect
 from src.runs.run import load_trained
 from src.tasks import task_of_result
 
@@ -37,8 +43,8 @@ class Run:
     epochs: list
 
 
-def find_runs(results_dir, dataset=None):
-    """What `collect` finds, each run as a Run; UserError where its metrics.jsonl is missing or damaged."""
+def find_runs(results_dir: str | Path, dataset: str | None = None) -> tuple[dict[Group, dict[str, list]], list[str]]:
+    """The groups and problems of `collect`, each run as a Run; UserError where its metrics.jsonl is damaged."""
     groups, problems = collect(results_dir, dataset)
     return {
         group: {name: [read_run(result) for result in runs] for name, runs in models.items()}
@@ -46,7 +52,7 @@ def find_runs(results_dir, dataset=None):
     }, problems
 
 
-def read_run(result):
+def read_run(result: dict[str, Any]) -> Run:
     """The Run of a result; UserError where its metrics.jsonl is missing or damaged."""
     path = result["folder"] / "metrics.jsonl"
     try:
@@ -60,17 +66,19 @@ def read_run(result):
 
 
 @torch.no_grad()
-def decisions(model, split, batch_size):
-    """What a PMR decides on a split, batch by batch.
+def decisions(model: PMR, split: Split, batch_size: int) -> tuple[dict, list[np.ndarray]]:
+    """The gates and message weights of a PMR on a split, computed batch by batch.
 
     Returns {(layer, modality): gate (N, T_m), mean over features} and [alpha (N, M) of each layer], without those
     that an ablation takes away.
     """
     device = next(model.parameters()).device
-    gates, alphas = {}, [[] for _ in model.layers]
+    gates: dict[tuple[int, str], list] = {}
+    alphas: list[list] = [[] for _ in model.layers]
     for indices in torch.arange(len(split)).split(batch_size):
         streams, _ = split.batch(indices, device)
-        model(*streams, decisions=(record := {"gates": {}, "alphas": {}}))
+        record: dict[str, dict] = {"gates": {}, "alphas": {}}
+        model(*streams, decisions=record)
         for i, kept in enumerate(alphas):
             for m in model.modalities:
                 if (gate := record["gates"].get(f"layers.{i}.reinforce.{m}.filter")) is not None:
@@ -83,31 +91,32 @@ def decisions(model, split, batch_size):
     )
 
 
-def mean_of_real_samples(values, padding):
+def mean_of_real_samples(values: np.ndarray, padding: np.ndarray) -> np.ndarray:
     """Mean over samples of (N, T), at each step over those that have no padding there; nan where none is -> (T,)."""
     real = ~padding
     count = real.sum(axis=0)
     return np.where(count > 0, (values * real).sum(axis=0) / np.maximum(count, 1), np.nan)
 
 
-def gate_curves(gates, padding):
+def gate_curves(gates: dict, padding: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """{modality: (layers, T_m)} of the gates that `decisions` returns and padding (N, T_m) by modality."""
-    curves = {}
+    curves: dict[str, list] = {}
     for (_, m), gate in sorted(gates.items(), key=lambda item: item[0][0]):
         curves.setdefault(m, []).append(mean_of_real_samples(gate, padding[m]))
     return {m: np.stack(layers) for m, layers in curves.items()}
 
 
 @torch.no_grad()
-def attention_to_hub(model, split, index):
+def attention_to_hub(model: PMR, split: Split, index: int) -> dict[str, np.ndarray]:
     """The last layer's crossmodal attention, mean over heads, for one sample: {modality: (T_m, T_C)}."""
     streams, _ = split.batch(torch.tensor([index]), next(model.parameters()).device)
-    model(*streams, decisions=(record := {"attention": {}}))
+    record: dict[str, dict] = {"attention": {}}
+    model(*streams, decisions=record)
     last = len(model.layers) - 1
     return {m: record["attention"][f"layers.{last}.reinforce.{m}"][0].cpu().numpy() for m in model.modalities}
 
 
-def hub_segments(model):
+def hub_segments(model: PMR) -> dict[str, tuple[int, int]]:
     """{modality: (first step, step after its last)} of the hub, in its order."""
     segments, start = {}, 0
     for m in model.hub_order:
@@ -116,7 +125,8 @@ def hub_segments(model):
     return segments
 
 
-def make_figures(results_dir, out, dataset=None, sample=None, data_path=None):
+def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None = None, sample: str | None = None,
+                 data_path: str | None = None) -> list:
     """Draw all figures; returns a line for each that is written or left out."""
     groups, problems = find_runs(results_dir, dataset)
     if not groups:
@@ -130,7 +140,7 @@ def make_figures(results_dir, out, dataset=None, sample=None, data_path=None):
     ]
     if sample is not None and not learned:
         raise UserError("--sample is for the attention of PMR, and no run of it has finished; leave it out")
-    lines = [f"# left out: {problem}" for problem in problems]
+    lines: list = [f"# left out: {problem}" for problem in problems]
     with matplotlib.rc_context(STYLE):
         for group, models in groups.items():
             result = next(iter(models.values()))[0].result
@@ -144,10 +154,12 @@ def make_figures(results_dir, out, dataset=None, sample=None, data_path=None):
     return lines
 
 
-def draw_learned(group, stem, trial, result, out, sample, data_path):
-    """The figures of what a PMR learned; yields a line for each that is written or left out."""
+def draw_learned(group: str, stem: str, trial: str, result: dict[str, Any], out: str | Path, sample: str | None,
+                 data_path: str | None) -> Iterator:
+    """Draw what a PMR decides on the test split; yields a line for each figure that is written or left out."""
     moved = {} if data_path is None else {"data_path": data_path}
     model, dataset, settings, _ = load_trained(result["folder"], device="auto", **moved)
+    assert isinstance(model, PMR)
     split, suffix = dataset.splits["test"], trial.removeprefix("PMR")
     if sample is not None and sample not in split.ids:
         raise UserError(f"{group}, test has no sample {sample!r}; its first is {split.ids[0]!r}")
@@ -168,7 +180,7 @@ def draw_learned(group, stem, trial, result, out, sample, data_path):
     yield save(figure, out, f"{stem}_attention{suffix}")
 
 
-def save(figure, out, name):
+def save(figure: Figure, out: str | Path, name: str) -> Path:
     """Write a figure as {out}/{name}.png; returns the path."""
     path = Path(out) / f"{name}.png"
     try:
@@ -179,7 +191,7 @@ def save(figure, out, name):
     return path
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> int:
     """Draw the figures; returns the exit code."""
     parser = Parser(prog="python -m src plots", description="Draw figures of finished runs.")
     parser.add_argument("--results_dir", default="results")

@@ -35,7 +35,7 @@ def p_values(task: Task, predictions_a: Sequence[Any], predictions_b: Sequence[A
     total_a, total_b = (x.sum(axis=-1)[..., None] for x in (a, b))  # (Q, S, 1)
     change = (b - a).reshape(-1, samples).T  # (N, Q S)
 
-    def difference(moved):  # (Q, S, R), the statistics that exchanges move from b to a
+    def difference(moved: np.ndarray) -> dict[str, np.ndarray]:  # (Q, S, R): the statistics that exchanges move to a
         metrics_a, metrics_b = (
             task.metrics_of_totals(dict(zip(by_metric, np.split(total, edges), strict=True)))
             for total in (total_a + moved, total_b - moved)
