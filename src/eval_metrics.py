@@ -112,7 +112,7 @@ SCORE = {
     "mae": Metric(lambda p, t: (np.abs(p - t), np.ones_like(p)), np.divide, lower_is_better=True, percent=False),
     "corr": Metric(moments, pearson, percent=False),
 }
-UNIT_SENTIMENT = {
+UNIT_SENTIMENT = {  # MMSA's, of scores clipped to -1..1; F1 is weighted by the support of the two true classes
     **SCORE,
     "acc2": accuracy(partial(interval, (0.0,))),
     "acc3": accuracy(partial(interval, (-0.1, 0.1))),
@@ -122,7 +122,15 @@ UNIT_SENTIMENT = {
 
 
 def sentiment(exclude_zero: bool = True) -> dict[str, Metric]:
-    """The metrics of scores on the scale -3..3 by name: see `sentiment_metrics`."""
+    """The metrics of scores on the scale -3..3.
+
+    mae, corr         mean absolute error; Pearson correlation
+    acc7, acc5        accuracy after clipping to +-3 (+-2) and rounding half to even
+    acc2, f1          positive against the rest (> 0); without the samples of truth 0 if `exclude_zero`. F1 is weighted
+                      by the support of the true classes
+    f1_stock          the same weighted by the support of the *predicted* classes: the original MulT's F1 score
+    acc2_has0, f1_has0  negative against non-negative (>= 0) over all samples, as MMSA defines them
+    """
     counted = not_zero if exclude_zero else everyone
     return {
         **SCORE,
@@ -156,42 +164,3 @@ def answers(logits: Any, truths: Any, decisions: int) -> tuple[ndarray, ndarray]
     if predicted.shape != truths.shape or not truths.size:
         raise ValueError(f"{len(predicted)} decisions for {len(truths)} truths")
     return predicted, truths
-
-
-def sentiment_metrics(predictions: Any, truths: Any, exclude_zero: bool = True) -> dict[str, float]:
-    """Metrics of N sentiment scores on the scale -3..3.
-
-    predictions, truths: N numbers in any shape, arrays or tensors.
-
-    Returns
-        mae, corr         mean absolute error; Pearson correlation
-        acc7, acc5        accuracy after clipping to +-3 (+-2) and rounding half to even
-        acc2, f1          positive against the rest (> 0); without the samples of truth 0 if `exclude_zero`.
-                          F1 is weighted by the support of the true classes
-        f1_stock          the same weighted by the support of the *predicted* classes: what the original MulT prints as
-                          its F1 score
-        acc2_has0, f1_has0  negative against non-negative (>= 0) over all samples, as MMSA defines them
-    """
-    return measure(sentiment(exclude_zero), *scores(predictions, truths))
-
-
-def unit_sentiment_metrics(predictions: Any, truths: Any) -> dict[str, float]:
-    """Metrics of N sentiment scores on CH-SIMS's scale, clipped to -1..1 before anything else, as MMSA defines them.
-
-    predictions, truths: N numbers in any shape, arrays or tensors.
-
-    Returns
-        mae, corr         mean absolute error; Pearson correlation
-        acc2, acc3, acc5  accuracy of the class that a score falls into: an interval, to which its upper edge belongs
-        f1                of the two classes of acc2, weighted by the support of the true ones
-    """
-    return measure(UNIT_SENTIMENT, *scores(predictions, truths, bound=1))
-
-
-def emotion_metrics(logits: Any, truths: Any, emotions: Sequence[str] = EMOTIONS) -> dict[str, dict[str, float]]:
-    """Accuracy and weighted F1 of K two-way decisions, {emotion: {"acc", "f1"}}.
-
-    logits: N x K x 2 numbers in any shape, arrays or tensors; truths: N x K zeros and ones.
-    """
-    pair = answers(logits, truths, len(emotions))
-    return {name: measure(emotion(i), *pair) for i, name in enumerate(emotions)}

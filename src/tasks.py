@@ -60,10 +60,6 @@ class Task:
         return {name: np.stack(self.definitions[name].statistics(*pair)).astype(float)
                 for name in self.columns.values()}
 
-    def metrics_of_totals(self, totals: Mapping[str, ndarray]) -> dict[str, ndarray]:
-        """Metrics by name from totals of `statistics`: (Q, ...) -> (...)."""
-        return eval_metrics.metrics_of_totals(self.definitions, totals)
-
     def pair(self, prediction: Any, labels: Any) -> tuple[ndarray, ndarray]:
         """Predictions and labels in the form that the metrics' definitions expect."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.eval_metrics import emotion_metrics, sentiment_metrics, unit_sentiment_metrics
+from src.eval_metrics import measure, scores, sentiment
 from src.runs.result import name_task
 from src.tasks import (
     EmotionClassification,
@@ -15,6 +15,10 @@ from src.tasks import (
     UnitSentimentRegression,
     no_better_than,
     task_of_result,
+)
+
+sentiment_metrics, unit_sentiment_metrics, emotion_metrics = (
+    task.metrics for task in (SentimentRegression(), UnitSentimentRegression(), EmotionClassification())
 )
 
 
@@ -39,7 +43,7 @@ def test_sentiment_by_hand():
 def test_zeros_count_when_asked():
     predictions, truths = [1.0, 1.0, -1.0], [0.0, 1.0, -1.0]
     assert sentiment_metrics(predictions, truths)["acc2"] == 1
-    assert sentiment_metrics(predictions, truths, exclude_zero=False)["acc2"] == pytest.approx(2 / 3)
+    assert measure(sentiment(exclude_zero=False), *scores(predictions, truths))["acc2"] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("predictions, truths, undefined", [
@@ -67,9 +71,9 @@ def test_metrics_take_tensors_of_any_shape():
 def test_emotion_that_is_never_predicted():
     logits = np.tile([1.0, 0.0], (4, 4, 1))  # never any emotion
     metrics = emotion_metrics(logits, [[0, 0, 1, 1], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 1, 0]])
-    assert metrics["Neutral"] == {"acc": 1.0, "f1": 1.0}
-    assert metrics["Happy"] == {"acc": 0.75, "f1": pytest.approx(0.75 * 6 / 7)}
-    assert metrics["Sad"] == {"acc": 0.0, "f1": 0.0}
+    assert (metrics["Neutral_acc"], metrics["Neutral_f1"]) == (1.0, 1.0)
+    assert (metrics["Happy_acc"], metrics["Happy_f1"]) == (0.75, pytest.approx(0.75 * 6 / 7))
+    assert (metrics["Sad_acc"], metrics["Sad_f1"]) == (0.0, 0.0)
 
 
 def test_trivial_baselines_and_what_does_not_beat_them():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from src.eval_metrics import metrics_of_totals
 from src.tasks import Task
 
 EXCHANGES = 9999
@@ -37,7 +38,7 @@ def p_values(task: Task, predictions_a: Sequence[Any], predictions_b: Sequence[A
 
     def difference(moved: np.ndarray) -> dict[str, np.ndarray]:  # (Q, S, R): the statistics that exchanges move to a
         metrics_a, metrics_b = (
-            task.metrics_of_totals(dict(zip(by_metric, np.split(total, edges), strict=True)))
+            metrics_of_totals(task.definitions, dict(zip(by_metric, np.split(total, edges), strict=True)))
             for total in (total_a + moved, total_b - moved)
         )
         return {name: (metrics_b[name] - metrics_a[name]).mean(axis=0) for name in by_metric}  # (R,)

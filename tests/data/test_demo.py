@@ -7,7 +7,7 @@ import torch
 from src.data.demo import linear_scores, make_demo
 from src.data.specs import find_spec
 from src.dataset import load_dataset
-from src.eval_metrics import sentiment_metrics
+from src.tasks import SentimentRegression
 
 every_alignment = pytest.mark.parametrize("aligned", [False, True], ids=["unaligned", "aligned"])
 
@@ -50,7 +50,7 @@ def test_labels_are_the_product_of_the_cues():
     strength = audio[rows, step] @ vectors["strength"] / (vectors["strength"] ** 2).sum()
     is_reversed = vision[rows, step] @ vectors["reversal"] / (vectors["reversal"] ** 2).sum() > 0.5
     prediction = np.where(word < 3, 1, -1) * np.where(is_reversed, -1, 1) * strength
-    metrics = sentiment_metrics(prediction, dataset.labels)
+    metrics = SentimentRegression().metrics(prediction, dataset.labels)
     assert metrics["mae"] < 0.25
     assert metrics["acc2"] > 0.98
 

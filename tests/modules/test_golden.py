@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from src.eval_metrics import emotion_metrics, sentiment_metrics
+from src.eval_metrics import EMOTIONS, measure, scores, sentiment
 from src.models import build_model
+from src.tasks import EmotionClassification
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SINGLE_STEP = ("mult_unaligned", "mult_aligned_nomask", "mult_iemocap", "mult_vonly", "mult_fresh")
@@ -111,11 +112,12 @@ PRINTED = {"MAE": "mae", "Correlation Coefficient": "corr", "mult_acc_7": "acc7"
 @pytest.mark.parametrize("case", json.loads((GOLDEN / "metrics.json").read_text()))
 def test_metrics_are_exactly_the_original(case):
     if case["task"] == "sentiment":
-        ours = sentiment_metrics(case["predictions"], case["truths"], case["exclude_zero"])
+        ours = measure(sentiment(case["exclude_zero"]), *scores(case["predictions"], case["truths"]))
         printed = dict(case["printed"])
         # The last digits of a float64 correlation are the summation order of the processor's BLAS kernel.
         assert ours["corr"] == pytest.approx(printed.pop("Correlation Coefficient"), rel=1e-14)
         assert {name: ours[key] for name, key in PRINTED.items() if name in printed} == printed
     else:
-        ours = emotion_metrics(case["logits"], case["truths"])
-        assert {emotion: {"F1 Score": m["f1"], "Accuracy": m["acc"]} for emotion, m in ours.items()} == case["printed"]
+        ours = EmotionClassification().metrics(case["logits"], case["truths"])
+        assert {emotion: {"F1 Score": ours[f"{emotion}_f1"], "Accuracy": ours[f"{emotion}_acc"]}
+                for emotion in EMOTIONS} == case["printed"]

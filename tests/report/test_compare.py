@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from main import main as train
-from src.eval_metrics import EMOTIONS, emotion_metrics, sentiment_metrics
+from src.eval_metrics import EMOTIONS
 from src.report.compare import COLOUR_END, COLOURS, compare, compare_seeds, largest, main, report
 from src.report.read_runs import read_run, read_seeds
+from src.tasks import EmotionClassification, SentimentRegression
 from tests.data_files import make_splits, write_dataset
 from tests.run_files import result_content
 
@@ -326,13 +327,12 @@ def write_seed(model_folder, seed, noise, samples=40, emotions=None, **result):
     if emotions:
         labels = labels_random.integers(0, 2, (samples, len(emotions)))
         predictions = (np.eye(2)[labels] + noise * random.normal(size=(*labels.shape, 2))).reshape(samples, -1)
-        scores = emotion_metrics(predictions, labels, emotions)
-        test = {f"{emotion}_{key}": value for emotion, pair in scores.items() for key, value in pair.items()}
+        test = EmotionClassification(emotions).metrics(predictions, labels)
     else:
         labels = labels_random.uniform(-3, 3, (samples, 1)).astype(np.float32)
         labels[::7] = 0
         predictions = labels + noise * random.normal(size=labels.shape).astype(np.float32)
-        test = sentiment_metrics(predictions, labels)
+        test = SentimentRegression().metrics(predictions, labels)
     path = model_folder / f"seed{seed}"
     path.mkdir(parents=True)
     test = {key: None if np.isnan(value) else value for key, value in test.items()}

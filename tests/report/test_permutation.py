@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 
+from src.eval_metrics import metrics_of_totals
 from src.report.significance import holm, p_values
 from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression
 
@@ -31,7 +32,7 @@ def test_sums_give_the_metrics(task):
     assert set(statistics) == set(task.columns.values())
     every, half = np.ones((1, 300)), np.repeat([[1.0, 0.0]], 150, axis=0).ravel()[None]
     chosen = np.concatenate([every, half])  # (2, N)
-    by_totals = task.metrics_of_totals({name: values @ chosen.T for name, values in statistics.items()})
+    by_totals = metrics_of_totals(task.definitions, {name: x @ chosen.T for name, x in statistics.items()})
     metrics_of_half = task.metrics(predictions[::2], truths[::2])
     for key in task.columns.values():
         assert by_totals[key] == pytest.approx([metrics[key], metrics_of_half[key]], abs=1e-6), key
