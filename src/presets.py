@@ -1,12 +1,13 @@
-"""The file that a search for settings leaves: what `main.py --preset FILE` takes, and what it took to find.
+"""The file that a search for settings leaves, for `main.py --preset FILE`.
 
-    {"format": 1, "model", "dataset", "aligned", "protocol",     what the settings were found for
-     "settings": {...},                                          every one that decides what is trained, and how
+    {"format": 1, "model", "dataset", "aligned", "protocol",     the model and data that the settings were found for
+     "settings": {...},                                          those that decide the model and its training
      "found_by": {"command", "seeds", "trials": {"complete", "pruned", "failed"}, "seconds", ...}}
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from src.errors import UserError, printable
 from src.files import write_whole
@@ -16,13 +17,13 @@ FORMAT = 1
 OUTCOMES = ("complete", "pruned", "failed")  # of a trial
 
 
-def write_preset(path, content):
+def write_preset(path: Path, content: dict[str, Any]) -> None:
     """Write a preset's file, whole or not at all."""
     write_whole(path, json.dumps({"format": FORMAT, **content}, indent=2).encode() + b"\n")
 
 
-def read_preset(path):
-    """The content of a preset's file; UserError where there is none, or a damaged one. Its settings are not looked at.
+def read_preset(path: str | Path) -> dict[str, Any]:
+    """The content of a preset's file; UserError where there is none, or a damaged one. Its settings are not checked.
     """
     path = Path(path)
     try:
@@ -38,9 +39,9 @@ def read_preset(path):
     return content
 
 
-def is_preset(content):
+def is_preset(content: dict[str, Any]) -> bool:
     """Whether a dict has what a preset's file must have."""
-    found_by = content.get("found_by")
+    found_by: Any = content.get("found_by")
     return (
         is_text(content.get("model")) and is_text(content.get("dataset")) and is_flag(content.get("aligned"))
         and is_record(content.get("settings")) and is_record(found_by)
@@ -49,7 +50,7 @@ def is_preset(content):
     )
 
 
-def search_cost(content):
+def search_cost(content: dict[str, Any]) -> str:
     """'20 trials x 3 seeds on validation of demo, aligned, 0.4 hours', for the tables."""
     found_by = content["found_by"]
     trials, seeds = sum(found_by["trials"][state] for state in OUTCOMES), len(found_by["seeds"])

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+sys.path[0] = str(next(folder for folder in Path(__file__).resolve().parents if (folder / "main.py").is_file()))
 del sys.modules["src"]
 from src.__main__ import refuse  # noqa: E402
 

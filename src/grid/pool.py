@@ -76,7 +76,8 @@ def execute_here(runs: Sequence[Run], jobs: int, logs: Path) -> Failures:
 def execute(runs: Sequence[Run], jobs: int, logs: Path, start: Callable[[Run, int, Path], Process]) -> Failures:
     """Run all, `jobs` at a time, each by `start(run, slot, log)` with its console in a file of `logs`."""
     logs.mkdir(parents=True, exist_ok=True)
-    waiting, running, failed = list(reversed(runs)), {}, []
+    waiting, failed = list(reversed(runs)), []
+    running: dict[int, Job] = {}
     display = Display(runs, jobs)
     try:
         while waiting or running:

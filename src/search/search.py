@@ -1,11 +1,13 @@
-"""The trials of a search, from what is drawn to the preset of the best: what `python -m src tune` starts."""
+"""The trials of a search and the preset of the best one: `python -m src tune` starts this."""
 
 import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from tqdm import tqdm
@@ -18,8 +20,8 @@ from src.runs.log import TrainingLog
 from src.runs.run import begin, fit_into, prepare
 from src.runs.run_folder import RunFolder
 from src.search.space import search_space, start
-from src.search.study import Study
-from src.settings import presettable, resolve
+from src.search.study import Study, Trial
+from src.settings import Settings, presettable, resolve
 from src.training.machine import TrainingError
 from src.training.stop import StopSignals
 
@@ -32,14 +34,15 @@ class Pruned(Exception):  # noqa: N818, as Optuna's
 
 
 class Search:
-    """A study, and what its trials have in common."""
+    """A study, and the settings that its trials have in common."""
 
-    def __init__(self, flags, seeds, sampler_seed, folder, command):
+    def __init__(self, flags: dict[str, Any], seeds: Sequence[int], sampler_seed: int, folder: str | None,
+                 command: str) -> None:
         self.settings, self.sources = resolve(flags)
         self.seeds, self.command, self.flags = seeds, command, flags
         settings = self.settings
         self.folder = Path(folder or Path("studies", *settings.run_path.parts[-4:-1]))
-        prepared = prepare(settings, SPLITS)  # what is wrong for all trials is told before the first
+        prepared = prepare(settings, SPLITS)  # an error of all trials is raised before the first
         self.space = search_space(settings, flags, len(prepared.dataset.splits["train"]))
         self.protocol, self.environment = prepared.dataset.protocol, prepared.config["environment"]
         self.study = Study(
@@ -51,8 +54,8 @@ class Search:
             self.space, {name: start(settings, name) for name in self.space}, settings.num_epochs // WARMUP,
         )
 
-    def run(self, trials):
-        """Work on trials until so many are done or in others' hands."""
+    def run(self, trials: int) -> None:
+        """Work on trials until so many are done or other processes work on the rest."""
         started, done_before = time.time(), sum(self.study.count().values())
         with StopSignals() as stop:
             while (trial := self.study.take_up(trials)) is not None:
@@ -63,11 +66,11 @@ class Search:
                 self.say(trial.number, outcome, f"{done} of {trials} done, about {left / 60:.0f} min left")
                 stop.check()
 
-    def try_out(self, trial, stop):
-        """Train a Trial's seeds and tell the study what came of it; returns that in words."""
+    def try_out(self, trial: Trial, stop: StopSignals) -> str:
+        """Train a Trial's seeds and record its outcome in the study; returns the outcome in words."""
         settings = self.settings.changed(trial.drawn)
         sources = self.sources | dict.fromkeys(trial.drawn, f"trial {trial.number} of {self.folder}")
-        losses = []
+        losses: list[float] = []
         try:
             for seed in self.seeds:
                 losses.append(self.lowest_loss(trial, replace(settings, seed=seed), sources, losses, stop))
@@ -82,7 +85,9 @@ class Search:
             weights.unlink()
         return f"{value:.4f}" if value is not None else f"{state} {told.get('reason', '')}".rstrip()
 
-    def lowest_loss(self, trial, settings, sources, before, stop):
+    def lowest_loss(
+        self, trial: Trial, settings: Settings, sources: dict[str, str], before: list[float], stop: StopSignals
+    ) -> float:
         """The lowest validation loss of a run of a Trial, after those of the seeds `before` it; Pruned if it is worse
         than most.
         """
@@ -99,10 +104,11 @@ class Search:
                 step = len(before) * settings.num_epochs + epoch.number
                 if trial.is_hopeless(step, statistics.mean([*before, epoch.valid.loss])):
                     raise Pruned
+        assert state.selected is not None
         trial.keep_loss(settings.seed, state.selected.valid.loss)
         return state.selected.valid.loss
 
-    def say(self, number, outcome, rest):
+    def say(self, number: int, outcome: str, rest: str) -> None:
         """A line for a trial that has ended."""
         best, counts = self.study.best(), self.study.count()
         lowest = f"lowest {best.value:.4f} of trial {best.number}" if best else "none complete"
@@ -110,8 +116,8 @@ class Search:
         tqdm.write(f"# trial {number}: {outcome}; {lowest}; {rest} ({states})")
         sys.stdout.flush()
 
-    def write_preset(self):
-        """Write the best settings so far and what they took, if a trial is complete; returns what it writes."""
+    def write_preset(self) -> dict[str, Any] | None:
+        """Write the preset of the best settings so far, if a trial is complete; returns its content."""
         with alone_in(self.folder):
             if not self.study.best():
                 return None
@@ -119,9 +125,10 @@ class Search:
             write_preset(self.folder / "preset.json", preset)
             return preset
 
-    def preset(self):
+    def preset(self) -> dict[str, Any]:
         """The content of the preset's file."""
         best, settings = self.study.best(), self.settings
+        assert best is not None
         trials = [trial for trial in self.study.trials() if trial.state.is_finished()]
         chosen = settings.changed(self.study.drawn(best)).recorded()
         return {
@@ -142,7 +149,7 @@ class Search:
             },
         }
 
-    def draw(self, preset):
+    def draw(self, preset: dict[str, Any]) -> list[Path]:
         """Draw the history and the importance of the settings, beside the preset; returns the paths."""
         title, paths = f"{self.settings.model}: {search_cost(preset)}", []
         with alone_in(self.folder), matplotlib.rc_context(STYLE):
@@ -152,8 +159,8 @@ class Search:
         return paths
 
 
-def seconds_of_epochs(folder):
-    """What the epochs of all runs in a trial's folder took."""
+def seconds_of_epochs(folder: Path) -> float:
+    """The seconds of all epochs of the runs in a trial's folder."""
     return sum(
         json.loads(line)["seconds"]
         for path in folder.glob("seed*/metrics.jsonl") for line in path.read_text(encoding="utf-8").splitlines()

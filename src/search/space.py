@@ -18,7 +18,7 @@ WIDTH = ("embed_dim", "num_heads")  # drawn together, as "40 x 8"
 PAIR = SEPARATOR.join(WIDTH)
 DROPOUT = Range(0.0, 0.5, f"{TABLE_5} (.1 to .3) and MMSA's settings (0 to .5)", step=0.05)
 KERNEL = Choices((1, 3, 5), f"{TABLE_5} and MMSA's settings")
-SHARED = {
+SHARED: dict[str, Any] = {  # Choices or Range
     PAIR: Choices(
         ("20 x 5", "30 x 5", "30 x 6", "40 x 8", "40 x 10", "50 x 10", "60 x 10"),
         "40 x 8 and 40 x 10 are MulT's Table 5, 30 x 5 its default, 30 x 6 and 50 x 10 MMSA's; the others our choice",
@@ -47,15 +47,15 @@ def search_space(settings: Settings, fixed: Collection[str], samples: int) -> Sp
     """The space of a search that starts from Settings, without the `fixed` names and without batches of more than
     `samples`. UserError where nothing is left.
     """
-    own = {name: option.search for name, option in options_of(settings.model).items() if option.search}
-    declared, known = SHARED | own, set(presettable(settings.model))
+    own: dict[str, Any] = {name: option.search for name, option in options_of(settings.model).items() if option.search}
+    known = set(presettable(settings.model))
     fits = {
         "batch_size": lambda size: size <= samples,
         PAIR: lambda pair: all(getattr(settings, name) == value for name, value in split_pair(pair).items()
                                if name in fixed),
     }
     space = {}
-    for name, values in declared.items():
+    for name, values in (SHARED | own).items():
         parts = set(name.split(SEPARATOR))
         if parts <= known and not parts <= set(fixed):
             allowed = values.where(fits[name]) if name in fits else values
@@ -79,8 +79,8 @@ def start(settings: Settings, name: str) -> Any:
 
 def draw(space: Space, trial: Any) -> dict[str, Any]:
     """{setting: value} of an Optuna trial, which gives the same value again for a name that it has drawn before."""
-    drawn = {}
+    drawn: dict[str, Any] = {}
     for name, values in space.items():
-        value = values.draw(trial, name)
+        value: Any = values.draw(trial, name)
         drawn |= split_pair(value) if SEPARATOR in name else {name: value}
     return drawn

@@ -1,10 +1,4 @@
-"""Stands in for the package `src` where a file of this folder is run by its path: names the command to type."""
-
-import sys
+"""As src/src.py, for the files of this folder."""
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
-del sys.modules["src"]
-from src.__main__ import refuse  # noqa: E402
-
-refuse(sys.argv[0])
+exec((Path(__file__).parents[1] / "src.py").read_text())

@@ -1,15 +1,16 @@
 """A search as an Optuna study in a folder, which several processes and machines share:
 
-    journal.log              what was drawn and what came out, in Optuna's journal format
+    journal.log              the settings and the outcome of each trial, in Optuna's journal format
     lock                     held while a process takes up a trial or tells of one
     trials/0007/seed1111/    the run of a trial with a seed, as main.py would leave it, but without a test split
 
-A trial belongs to the process that holds the lock of its folder. One that is running by the journal while nobody holds
-its lock was left behind by a process that died or was stopped; the next process that is free goes on with it.
+A trial belongs to the process that holds the lock of its folder. A trial that is running by the journal while nobody
+holds its lock was left behind by a process that died or was stopped; the next free process resumes it.
 """
 
 import os
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -18,7 +19,7 @@ from optuna.trial import TrialState
 from src.errors import UserError, printable
 from src.files import FolderLock, alone_in
 from src.runs.result import difference_of_settings
-from src.search.space import draw
+from src.search.space import Space, draw
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 NAME = "search"
@@ -29,12 +30,13 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 class Study:
     """The trials of one search.
 
-    `search` is all that makes it this one: "settings" that it starts from, "data", "space", "seeds", "sampler_seed".
-    The values `first`, by name of the space, are its first trial. UserError where the folder holds another search, or
+    `search` identifies it: "settings" that it starts from, "data", "space", "seeds", "sampler_seed". The values
+    `first`, by name of the space, are its first trial. UserError where the folder holds another search, or
     cannot be written.
     """
 
-    def __init__(self, folder, search, space, first, warmup_epochs):
+    def __init__(self, folder: Path, search: dict[str, Any], space: Space, first: dict[str, Any],
+                 warmup_epochs: int) -> None:
         self.folder, self.space, self.seed = Path(folder).resolve(), space, search["sampler_seed"]
         self._warmup_epochs = warmup_epochs
         try:
@@ -49,7 +51,7 @@ class Study:
             raise UserError(f"{folder} cannot hold a study: {error.strerror or error}; see --study") from error
         self._check(search)
 
-    def _open(self):
+    def _open(self) -> optuna.Study:
         """The study of the journal, which it makes if there is none."""
         journal = self.folder / "journal.log"
         lock = JournalFileOpenLock(str(journal))
@@ -69,7 +71,7 @@ class Study:
         except Exception as error:  # Optuna raises anything where a line is not one of its own
             raise UserError(f"{journal} is damaged or of another version of Optuna; give another --study") from error
 
-    def _check(self, search):
+    def _check(self, search: dict[str, Any]) -> None:
         there = self._study.user_attrs[NAME]
         differences = [difference_of_settings(there, search), *(
             f"{name} is {there.get(name)} and {value}" for name, value in search.items()
@@ -79,8 +81,8 @@ class Study:
             raise UserError(f"{self.folder} holds another search ({difference}: there and asked for); "
                             "give what it has, or another --study")
 
-    def take_up(self, trials):
-        """A Trial that nobody works on, None where so many `trials` have been begun and none was left behind."""
+    def take_up(self, trials: int) -> "Trial | None":
+        """A Trial for this process, None where so many `trials` have been begun and none was left behind."""
         with alone_in(self.folder):
             begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
             for trial in begun:
@@ -94,90 +96,90 @@ class Study:
             trial = self._study.ask()
             return self._trial(trial, FolderLock(self._path(trial)))
 
-    def _path(self, trial):
+    def _path(self, trial: Any) -> Path:
         return self.folder / "trials" / f"{trial.number:04d}"
 
-    def _trial(self, trial, lock):
+    def _trial(self, trial: optuna.Trial, lock: FolderLock) -> "Trial":
         return Trial(trial, self._path(trial), draw(self.space, trial), lock)
 
-    def tell(self, trial, state, value=None, **attributes):
-        """Write down what came of a Trial, a key of STATES, and let it go."""
+    def tell(self, trial: "Trial", state: str, value: float | None = None, **attributes: Any) -> None:
+        """Record the state of an ended Trial, a key of STATES, and release its lock."""
         with alone_in(self.folder):
             for name, content in attributes.items():
                 trial.optuna.set_user_attr(name, content)
             self._study.tell(trial.number, value, STATES[state])
         trial.lock.release()
 
-    def trials(self):
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
         """Optuna's record of every trial."""
         return self._study.get_trials(deepcopy=False)
 
-    def count(self):
-        """How many trials came to what: {each of STATES: number}."""
+    def count(self) -> dict[str, int]:
+        """The number of trials in each of STATES."""
         states = [trial.state for trial in self.trials()]
         return {name: states.count(state) for name, state in STATES.items()}
 
-    def running(self):
-        """How many trials are begun and not finished."""
+    def running(self) -> int:
+        """The number of trials that are begun and not finished."""
         return sum(trial.state == TrialState.RUNNING for trial in self.trials())
 
-    def best(self):
+    def best(self) -> optuna.trial.FrozenTrial | None:
         """The complete trial of the lowest loss, the first of such, or None."""
         return min(self._complete(), key=lambda trial: trial.value, default=None)
 
-    def _complete(self):
+    def _complete(self) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
 
-    def drawn(self, trial):
+    def drawn(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         """{setting: value} of a finished trial, by Optuna's record."""
         return draw(self.space, optuna.trial.FixedTrial(trial.params))
 
-    def record(self, trial):
-        """A finished trial for the preset's file; of one that was pruned the value is that of its last epoch."""
+    def record(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        """A finished trial for the preset's file; the value of a pruned trial is that of its last epoch."""
         (state,) = (name for name, state in STATES.items() if state == trial.state)
         return {"trial": trial.number, "state": state, "value": trial.value,
                 **{name: trial.user_attrs[name] for name in ("reason",) if name in trial.user_attrs}}
 
     @property
-    def sampler(self):
-        """What draws the settings, in words."""
+    def sampler(self) -> str:
+        """The method that draws the settings, in words."""
         return f"TPE, seed {self.seed} + number of the trial; Optuna {optuna.__version__}"
 
     @property
-    def pruner(self):
-        """What ends trials early, in words."""
+    def pruner(self) -> str:
+        """The rule that ends trials early, in words."""
         return (f"median, after {UNPRUNED_TRIALS} complete trials, of epochs after the first {self._warmup_epochs}; "
                 "never trial 0")
 
-    def importance(self):
+    def importance(self) -> dict[str, float]:
         """{name of the space: its share in the differences of the loss}, empty where too little is complete."""
         return optuna.importance.get_param_importances(self._study) if len(self._complete()) > 1 else {}
 
 
 class Trial:
-    """A trial in this process's hands: what was drawn, where its runs are, and what is known of them."""
+    """A trial that this process works on: its settings, its folder, and the losses of its finished seeds."""
 
-    def __init__(self, trial, path, drawn, lock):
+    def __init__(self, trial: optuna.Trial, path: Path, drawn: dict[str, Any], lock: FolderLock) -> None:
         self.optuna, self.path, self.drawn, self.lock = trial, path, drawn, lock
         self.number = trial.number
         self._reported = set(trial.study.get_trials(deepcopy=False)[self.number].intermediate_values)
 
-    def loss(self, seed):
-        """The lowest validation loss with a seed, None where that is not known yet."""
+    def loss(self, seed: int) -> float | None:
+        """The lowest validation loss of a seed, None where the seed is not trained yet."""
         return self.optuna.user_attrs.get(f"seed{seed}")
 
-    def keep_loss(self, seed, loss):
-        """Write down the lowest validation loss with a seed."""
+    def keep_loss(self, seed: int, loss: float) -> None:
+        """Record the lowest validation loss of a seed."""
         self.optuna.set_user_attr(f"seed{seed}", loss)
 
-    def is_hopeless(self, step, loss):
-        """Take in a loss, and say whether it is worse than that of most trials. The first trial never is."""
+    def is_hopeless(self, step: int, loss: float) -> bool:
+        """Record a loss; returns whether it is worse than that of most trials, False for the first trial."""
         if step not in self._reported:
             self.optuna.report(loss, step)
         return self.number > 0 and self.optuna.should_prune()
 
 
-def free_lock(folder):
+def free_lock(folder: Path) -> FolderLock | None:
     """The FolderLock of a folder, None where another process has it."""
     try:
         return FolderLock(folder)
@@ -185,7 +187,7 @@ def free_lock(folder):
         return None
 
 
-def cut_broken_line(journal):
-    """Take off the end of a journal that was being written when the power went."""
+def cut_broken_line(journal: Path) -> None:
+    """Cut off the last line of a journal if its writing was interrupted."""
     if journal.is_file() and (content := journal.read_bytes()) and not content.endswith(b"\n"):
         os.truncate(journal, content.rfind(b"\n") + 1)

@@ -1,16 +1,19 @@
 """Search for the settings of a model on a data set: python -m src tune --model PMR --dataset mosi --aligned --trials 50
 
-What src/search/space.py declares is searched, but for what a flag of main.py fixes. A trial trains its seeds one after
-the other and is worth the mean of their lowest validation losses; one that is worse than most is pruned. The test split
-is not loaded. Trial 0 has the settings that main.py would take, so that the best is as good as those at least.
+The ranges of src/search/space.py and of the model's own options are searched, except for the settings that a flag of
+main.py fixes. A trial trains its seeds one after the other; its value is the mean of their lowest validation losses. A
+trial that is worse than most is pruned. The test split is not loaded. Trial 0 has the settings that main.py would take,
+so that the best is at least as good.
 
 Several processes, on one machine or on several that share the folder, work on one study if each is given the same
-command. The same command goes on with a study that was killed, stopped or is to have more trials.
+command. The same command resumes a study that was killed or stopped, and adds trials to it.
 """
 
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -19,12 +22,15 @@ from src.options import count
 from src.settings import parse_flags
 from src.training.stop import StopRequested
 
+if TYPE_CHECKING:
+    from src.search.search import Search
+
 SEEDS = (1111, 1112, 1113)  # our choice: the first of run_all.sh
 NO_SETTINGS = ("seed", "name", "results_dir", "resume", "download", "eval", "repeat")
 
 
-def parse_arguments(argv):
-    """The command line of src.search.tune, and the flags of main.py in it."""
+def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any], list[str]]:
+    """The command's own arguments, main.py's flags by name, and these as they were given."""
     parser = Parser(prog="python -m src tune", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter,
                     epilog="All flags of main.py that are settings can be given too; what they say is not searched.")
@@ -44,7 +50,7 @@ def parse_arguments(argv):
     return arguments, flags, rest
 
 
-def run(argv):
+def run(argv: Sequence[str]) -> None:
     """The command line of `python -m src tune`."""
     arguments, flags, rest = parse_arguments(argv)
     try:
@@ -68,8 +74,8 @@ def run(argv):
                         "command goes on") from error
 
 
-def show_outcome(search, main_flags):
-    """Draw the figures of a finished Search and say what it found, and the command that trains with that."""
+def show_outcome(search: "Search", main_flags: Sequence[str]) -> None:
+    """Draw the figures of a finished Search; print its outcome and the command that trains with it."""
     if preset := search.write_preset():
         found_by = preset["found_by"]
         without = found_by["value_without_search"]
@@ -85,13 +91,13 @@ def show_outcome(search, main_flags):
         raise UserError(f"no trial was complete; the last failed: {printable(reasons[-1])}")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Search; returns the exit code."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         return run_command(run, argv)
     except StopRequested as stopped:
         print(f"# stopped by {stopped.signal}; the same command goes on", file=sys.stderr)
-        return stopped.code
+        return int(stopped.code or 0)
     except KeyboardInterrupt:
         return 130
