@@ -3,20 +3,23 @@
 src/data/specs.py names the file of a data set, src/data/formats.py describes its content, src/data/cache.py reads it.
 """
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from src.data.cache import Converted, read_file
+from src.data.cache import Converted, convert, in_memory, read_file
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.data.specs import check_owner, find_file
-from src.data.training_arrays import convert, in_memory
 from src.errors import UserError
 from src.tasks import task_of_labels
 
 from modules.sequence import Sequence, first_real_steps
+
+SAMPLES_LOOKED_AT = 64  # of each split, so that the fingerprint of a large data set takes no time
+WINDOW = 16  # batches that are sorted together
 
 
 @dataclass(frozen=True)
@@ -148,3 +151,38 @@ def check_shapes(splits, aligned, where):
             f"{where} is not aligned: text, audio and vision have {lengths} steps; leave out --aligned and name "
             "the file ..._data_noalign.pkl"
         )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A short text that differs between data sets: a hash of all labels and ids, and of the features of some samples.
+    """
+    digest = hashlib.sha256()
+    for name, split in sorted(dataset.splits.items()):
+        streams, _ = split.batch(torch.arange(0, len(split), -(-len(split) // SAMPLES_LOOKED_AT)))
+        for content in (name.encode(), "\n".join(split.ids).encode(), split.labels.numpy(),
+                        *(stream.x.contiguous().numpy() for stream in streams)):
+            digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def training_batches(split: Split, batch_size: int, generator: torch.Generator,
+                     by_length: bool = False) -> tuple[torch.Tensor, ...]:
+    """The indices of an epoch's batches, in a random order drawn from `generator`.
+
+    A trimmed batch is as long as its longest sample. With `by_length` that order is cut into windows, each window is
+    sorted by length into batches, and the batches come in a random order: a sample meets other samples in every epoch,
+    mostly some of its own length.
+    """
+    order = torch.randperm(len(split), generator=generator)
+    if not by_length:
+        return order.split(batch_size)
+    lengths = split.sample_lengths
+    windows = [window[lengths[window].argsort(stable=True)] for window in order.split(WINDOW * batch_size)]
+    batches = torch.cat(windows).split(batch_size)
+    return tuple(batches[i] for i in torch.randperm(len(batches), generator=generator))
+
+
+def evaluation_batches(split: Split, batch_size: int, by_length: bool = False) -> tuple[torch.Tensor, ...]:
+    """The indices of batches in the split's order, or from its shortest sample to its longest."""
+    order = split.sample_lengths.argsort(stable=True) if by_length else torch.arange(len(split))
+    return order.split(batch_size)

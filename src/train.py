@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from src.batches import evaluation_batches, training_batches
-from src.dataset import Dataset, Split
+from src.dataset import Dataset, Split, evaluation_batches, training_batches
 from src.errors import printable
 from src.training.distributed import collect, mean, process_count, rank, share
 from src.training.machine import TrainingError

@@ -171,7 +171,7 @@ def ask(url: str, have: int) -> Answer:
     return Answer(start, size, hashlib.sha256(repr((url, identity)).encode()).hexdigest()[:8])
 
 
-def refuse_page(host: str, content_type: str, head: bytes, start: int) -> None:
+def refuse_page(host: str | None, content_type: str, head: bytes, start: int) -> None:
     """SourceError where a web page comes in place of the file, as a quota, a login or an error does."""
     is_page = start == 0 and head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html"))
     if is_page or content_type.startswith("text/html"):
@@ -180,7 +180,7 @@ def refuse_page(host: str, content_type: str, head: bytes, start: int) -> None:
         raise SourceError(f"{host} sends a web page{shown} and not the file")
 
 
-def network():
+def network() -> tuple[ModuleType, ModuleType]:
     """gdown and requests, which are slow to import."""
     try:
         import gdown  # noqa: PLC0415

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from src.data.mapped_file import release_pages
+from src.data.safe_pickle import release_pages
 from src.errors import UserError, printable
 from src.tasks import task_of_labels
 

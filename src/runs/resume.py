@@ -1,19 +1,14 @@
 """Whether a folder holds the run that is asked for, so that it can be skipped or resumed."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from src.dataset import Dataset
 from src.errors import UserError, printable
 from src.runs.result import difference_of_settings
 from src.runs.run_folder import APPENDED, check_numbers, load_last, read_result
 
 LAST = {"config": dict, "state": dict, "sizes": dict, "seconds": float}  # what last.pt holds
 DATA = ("input_dims", "input_lens", "data")  # entries of config.json that the data set decides
-SAMPLES_LOOKED_AT = 64  # of each split, so that the fingerprint of a large data set takes no time
 ADVICE = "give what it has, or start afresh with another --results_dir or after deleting it"
 
 
@@ -60,15 +55,3 @@ def differences_of_environment(there: dict, here: dict) -> list[str]:
     there = {"processes": 1, **there}  # old runs do not record it
     pairs = {name: (there.get(name), value) for name, value in here.items()}
     return [f"{name} is {printable(before)} and {now}" for name, (before, now) in pairs.items() if before != now]
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """A short text that differs between data sets: a hash of all labels and ids, and of the features of some samples.
-    """
-    digest = hashlib.sha256()
-    for name, split in sorted(dataset.splits.items()):
-        streams, _ = split.batch(torch.arange(0, len(split), -(-len(split) // SAMPLES_LOOKED_AT)))
-        for content in (name.encode(), "\n".join(split.ids).encode(), split.labels.numpy(),
-                        *(stream.x.contiguous().numpy() for stream in streams)):
-            digest.update(content)
-    return digest.hexdigest()[:16]

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from src.data.formats import SPLITS
-from src.dataset import Dataset, load_dataset
+from src.dataset import Dataset, fingerprint, load_dataset
 from src.errors import UserError, printable
 from src.models import build
 from src.runs.log import TrainingLog, result_lines
 from src.runs.result import is_count, make_result
-from src.runs.resume import difference_of_runs, differences_of_environment, fingerprint, is_finished, unfinished
+from src.runs.resume import difference_of_runs, differences_of_environment, is_finished, unfinished
 from src.runs.run_folder import RunFolder, check_numbers, load_checkpoint
 from src.runs.stock_checkpoint import initialise
 from src.settings import Settings, read_settings

@@ -3,14 +3,20 @@
 The file holds one group, named after the sequence, with `metadata` and `data`; `data/ID/features` (t, d) and
 `data/ID/intervals` (t, 2), in seconds, are the steps of a video, ID, or of a segment of it, ID "video[number]"
 (github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK, mmsdk/mmdatasdk/computational_sequence).
+
+Its published folds, as JSON or as a module of the SDK, list the videos of train, valid and test.
 """
 
+import ast
+import json
 import re
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from src.data.formats import SPLITS
 from src.errors import UserError, printable
 
 SEGMENT_ID = re.compile(r"(.+)\[(\d+)\]")
@@ -92,3 +98,42 @@ class ComputationalSequence:
         middle = intervals.mean(axis=1)
         inside = np.flatnonzero((segment.start <= middle) & (middle < segment.end))
         return features[inside[np.argsort(middle[inside], kind="stable")]]
+
+
+def read_folds(path):
+    """{split: ids of videos} of a JSON file, or of a module of the SDK, of which nothing is run. UserError where they
+    are missing, or where splits share a video.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        folds = standard_folds(text) if Path(path).suffix == ".py" else json.loads(text)
+        folds = {split: list(dict.fromkeys(check_ids(folds[split]))) for split in SPLITS}
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UserError(
+            f'{path} holds no folds; expected JSON like {{"train": [ids of videos], "valid": [...], "test": [...]}} or '
+            "the SDK's module with standard_train_fold, standard_valid_fold and standard_test_fold"
+        ) from error
+    times = Counter(video for videos in folds.values() for video in videos)
+    if shared := sorted(video for video, n in times.items() if n > 1):
+        raise UserError(
+            f"{path} has {len(shared)} videos in more than one split, as {printable(shared[0])}; keep each in one"
+        )
+    return folds
+
+
+def check_ids(videos):
+    """The list, if it is one of texts; TypeError else."""
+    if not isinstance(videos, list) or not all(isinstance(video, str) for video in videos):
+        raise TypeError("not a list of ids")
+    return videos
+
+
+def standard_folds(source):
+    """The folds that a module such as the SDK's cmu_mosei_std_folds.py assigns as plain lists."""
+    assigned = {
+        node.targets[0].id: node.value for node in ast.parse(source).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    return {split: ast.literal_eval(assigned[f"standard_{split}_fold"]) for split in SPLITS}

@@ -24,8 +24,7 @@ from src.data.specs import told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
-from src.tools.computational_sequence import SEGMENT_ID, open_sequence
-from src.tools.folds import read_folds
+from src.tools.computational_sequence import SEGMENT_ID, open_sequence, read_folds
 
 STEPS = (50, 375, 500)  # of text, audio and vision in MulT's unaligned MOSI
 DECIMALS = 4  # of the seconds in an id

@@ -11,12 +11,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from src.data.cache import read_file, sha256_of
+from src.data.cache import convert, read_file, sha256_of, to_front
 from src.data.formats import MODALITY_KEYS, SPLITS, chunks_of, read_layout
-from src.data.mapped_file import release_pages
-from src.data.safe_pickle import load_arrays
+from src.data.safe_pickle import load_arrays, release_pages
 from src.data.specs import DatasetSpec, check_owner, find_spec, owner_of, told_by_path
-from src.data.training_arrays import convert, to_front
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count

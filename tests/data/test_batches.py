@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from src.batches import WINDOW, evaluation_batches, training_batches
-from src.dataset import Split
+from src.dataset import WINDOW, Split, evaluation_batches, training_batches
 
 BATCH_SIZE, SAMPLES = 4, 150
 

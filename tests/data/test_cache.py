@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data import cache, formats, training_arrays
+from src.data import cache, formats
 from src.data.cache import read_file
 from src.errors import UserError
 from tests.data_files import make_mmsa_splits, make_splits
@@ -55,9 +55,11 @@ def converting(monkeypatch):
     """The paths that were converted while the test ran, in order."""
     paths = []
 
+    convert = cache.convert
+
     def counted(splits, where, store):
         paths.append(where)
-        return training_arrays.convert(splits, where, store)
+        return convert(splits, where, store)
     monkeypatch.setattr(cache, "convert", counted)
     return paths
 
@@ -275,11 +277,12 @@ PROCESS = """
 import sys
 from pathlib import Path
 from src.data import cache
-from src.data import training_arrays
+
+convert = cache.convert
 
 def counted(*arguments):
     print("converted")
-    return training_arrays.convert(*arguments)
+    return convert(*arguments)
 
 cache.convert = counted
 splits = cache.read_file(Path(sys.argv[1]), None, lambda splits: None).splits

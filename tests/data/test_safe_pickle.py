@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 
 from src.data import safe_pickle
-from src.data.mapped_file import release_pages
-from src.data.safe_pickle import RefusedPickle, load_arrays
+from src.data.safe_pickle import RefusedPickle, load_arrays, release_pages
 
 every_protocol = pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 
