@@ -4,15 +4,17 @@ src/data/specs.py names the file of a data set, src/data/formats.py describes it
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from src.data.cache import Converted, convert, in_memory, read_file
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
-from src.data.specs import check_owner, find_file
+from src.data.specs import DatasetSpec, check_owner, find_file
 from src.errors import UserError
 from src.tasks import task_of_labels
 
@@ -31,7 +33,7 @@ class Split:
     labels: torch.Tensor  # (N, 1) float32 or (N, K) int64
     ids: list  # N strings
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @cached_property
@@ -44,7 +46,8 @@ class Split:
         """The steps of each sample from its first real one on, all modalities together: (N,), on the CPU."""
         return sum(mask.size(1) for mask in self.padding) - self.first_real_steps.sum(dim=0)
 
-    def batch(self, indices, device="cpu", trimmed: bool = False) -> tuple[tuple[Sequence, ...], torch.Tensor]:
+    def batch(self, indices: Any, device: str | torch.device = "cpu",
+              trimmed: bool = False) -> tuple[tuple[Sequence, ...], torch.Tensor]:
         """The streams of some samples, a Sequence of features for each modality, and their labels, on a device.
 
         If `trimmed`, the front padding that all of these samples share is cut.
@@ -58,7 +61,7 @@ class Split:
         )
         return streams, self.labels[indices].to(device)
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> "Split":
         """The split with its features and padding on a device. The labels, which metrics need, stay on the CPU."""
         features, padding = (tuple(x.to(device) for x in tensors) for tensors in (self.features, self.padding))
         return replace(self, features=features, padding=padding)
@@ -70,33 +73,35 @@ class Dataset:
 
     task: Any  # of src/tasks.py
     splits: dict
-    notes: list  # lines for the log about what reading changed
+    notes: list[str]  # lines for the log about changes that reading made
     protocol: str = "MulT"  # or "MMSA": whose splits these are
     source: dict = field(default_factory=dict)  # "file", its "sha256", and where it was "read_from"
 
     @property
-    def input_dims(self):
+    def input_dims(self) -> tuple[int, ...]:
         """(d_l, d_a, d_v)"""
         return tuple(x.size(2) for x in self.splits["train"].features)
 
     @property
-    def input_lens(self):
+    def input_lens(self) -> tuple[int, ...]:
         """(T_l, T_a, T_v)"""
         return tuple(x.size(1) for x in self.splits["train"].features)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         """The size of the features and padding."""
         return sum(x.nbytes for split in self.splits.values() for x in (*split.features, *split.padding))
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> "Dataset":
         """The data set with its splits on a device."""
         return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
 
 
-def load_dataset(spec, data_path="data", aligned=False, cache_dir=None, wanted=SPLITS):
-    """Read and check a data set, of which it returns the splits `wanted`; of the others nothing is read once the file
-    has been converted. UserError, in one line, names the file, the place in it and the fault.
+def load_dataset(spec: DatasetSpec, data_path: str | Path = "data", aligned: bool = False,
+                 cache_dir: str | Path | None = None, wanted: Iterable[str] = SPLITS) -> Dataset:
+    """Read and check a data set; returns the splits `wanted`. The others are not read once the file has been converted.
+
+    UserError, in one line, names the file, the place in it and the fault.
     """
     if spec.make:
         _, raw = read_layout(spec.make(aligned), spec.name)
@@ -107,8 +112,9 @@ def load_dataset(spec, data_path="data", aligned=False, cache_dir=None, wanted=S
     return make_dataset(converted, spec, aligned, path, wanted)
 
 
-def make_dataset(converted, spec, aligned, where, wanted):
-    """The Dataset of a converted file, or of what was made in memory."""
+def make_dataset(converted: Converted, spec: DatasetSpec, aligned: bool, where: str | Path,
+                 wanted: Iterable[str]) -> Dataset:
+    """The Dataset of a converted file, or of arrays that were made in memory."""
     chosen = {name: converted.splits[name] for name in wanted}
     task = check_splits(chosen, spec, aligned, where).of_protocol(converted.protocol)
     splits = {
@@ -125,9 +131,9 @@ def make_dataset(converted, spec, aligned, where, wanted):
     return Dataset(task, splits, notes, converted.protocol, source)
 
 
-def check_splits(splits, spec, aligned, where):
+def check_splits(splits: dict, spec: DatasetSpec, aligned: bool, where: str | Path) -> Any:
     """The task of the splits, raw or converted; UserError where labels or shapes break the format."""
-    task = spec.task
+    task: Any = spec.task
     for name, split in splits.items():
         place = f"{where}, {name} labels"
         task = task or task_of_labels(split.labels.shape, place)
@@ -138,8 +144,8 @@ def check_splits(splits, spec, aligned, where):
     return task
 
 
-def check_shapes(splits, aligned, where):
-    """Every split has the steps and features of train, and aligned modalities have the same steps."""
+def check_shapes(splits: dict, aligned: bool, where: str | Path) -> None:
+    """UserError unless all splits have the steps and features of train, and aligned modalities the same steps."""
     for name, split in splits.items():
         for key in MODALITY_KEYS:
             shape, train_shape = (s.shape(key)[1:] for s in (split, splits["train"]))

@@ -1,4 +1,4 @@
-"""Data files converted once: float32 .npy files beside the source, mapped by every run after the first.
+"""Data files converted once: finite float32 .npy files beside the source, mapped by every run after the first.
 
 FILE.cache/ holds `lock` and `arrays/`: {split}_{text,audio,vision}.npy, labels_and_padding.npz, and manifest.json,
 written last, with the ids and with what all was made of. They are used if the manifest names this format and a source
@@ -17,14 +17,17 @@ import pickle
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from src.data.formats import MODALITY_KEYS, SPLITS, chunks_of, read_layout
+from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
 from src.data.safe_pickle import RefusedPickle, load_arrays, release_pages
 from src.errors import UserError, printable
 from src.files import wait_for
@@ -33,6 +36,7 @@ from modules.sequence import padding_mask
 
 FORMAT = 1  # of the manifest and of what the arrays mean
 HOME_FOLDER = "pmr-mult"  # under ~/.cache
+Store = Callable[[str, tuple[int, ...], Iterable[np.ndarray]], Any]  # keeps the chunks of an array
 LARGE = 1 << 28  # bytes; below that, converting takes about a second, and no bar is shown
 
 
@@ -45,26 +49,27 @@ class ConvertedSplit:
     labels: np.ndarray  # as the file's, in MulT's shape
     ids: list  # N strings
 
-    def shape(self, key):
+    def shape(self, key: str) -> tuple[int, ...]:
         """(N, T_m, d_m)"""
         return self.features[key].shape
 
 
 @dataclass(frozen=True)
 class Converted:
-    """A data file, converted, or what stands for one."""
+    """The arrays of a data file, or of a data set that is made in memory."""
 
     splits: dict  # {split: ConvertedSplit}
     protocol: str = "MulT"  # or "MMSA": whose splits these are
     sha256: str | None = None  # of the file
     place: str = "memory"  # where the arrays are
-    notes: list = field(default_factory=list)  # lines about what converting changed
+    notes: list[str] = field(default_factory=list)  # lines about changes that converting made
 
 
-def read_file(path, cache_dir, check, wanted=SPLITS):
+def read_file(path: Path, cache_dir: str | Path | None, check: Callable[[dict[str, RawSplit]], Any],
+              wanted: Iterable[str] = SPLITS) -> Converted:
     """The splits `wanted` of a data file from its cache, or all of them converted, and cached where that is possible.
 
-    `check(splits)` looks at the shapes and labels before anything is converted. UserError, naming the file and the
+    `check(splits)` may refuse the shapes and labels before anything is converted. UserError, naming the file and the
     place in it, where the file cannot be read or is not whole.
     """
     try:
@@ -82,13 +87,13 @@ def read_file(path, cache_dir, check, wanted=SPLITS):
         raise UserError(f"{path} cannot be read: {error}; copy or download it again") from error
 
 
-def describe(path, file):
-    """What tells an open file's content from an earlier one without reading it."""
+def describe(path: Path, file: BufferedReader) -> dict[str, Any]:
+    """The name, size and time of an open file, which change with its content."""
     stat = os.fstat(file.fileno())
     return {"name": path.resolve().name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def places(path, cache_dir):
+def places(path: Path, cache_dir: str | Path | None) -> list[Path]:
     """The folders that may hold the cache of a file, the best first."""
     path = path.resolve()
     folder_key = hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:16]  # files of one name lie in many folders
@@ -99,7 +104,8 @@ def places(path, cache_dir):
     return [path.with_name(f"{path.name}.cache"), home / HOME_FOLDER / elsewhere]
 
 
-def convert_file(path, file, source, cache_dir, check):
+def convert_file(path: Path, file: BufferedReader, source: dict[str, Any], cache_dir: str | Path | None,
+                 check: Callable[[dict[str, RawSplit]], Any]) -> Converted:
     """Convert an open file into the first place that takes it."""
     protocol, splits = read_layout(load_arrays(file), path)
     check(splits)
@@ -124,21 +130,21 @@ def convert_file(path, file, source, cache_dir, check):
     return Converted(arrays, protocol, source["sha256"], notes=notes + changes)
 
 
-def sha256_of(file):
+def sha256_of(file: BufferedReader) -> str:
     """The SHA-256 of an open file."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_unchanged(path, file, source):
-    """UserError if an open file is no longer what it was."""
+def check_unchanged(path: Path, file: BufferedReader, source: dict[str, Any]) -> None:
+    """UserError if an open file has changed since it was described."""
     if not describe(path, file).items() <= source.items():
         raise UserError(f"{path} changed while it was read; start again once it is whole")
 
 
 @contextlib.contextmanager
-def locked(folder, path):
-    """Hold a cache folder, made if need be, against other processes; it goes again if it has no arrays at the end."""
+def locked(folder: Path, path: Path) -> Iterator[None]:
+    """Make a cache folder and keep other processes out of it; delete it if it has no arrays at the end."""
     with contextlib.ExitStack() as stack:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
@@ -155,8 +161,8 @@ def locked(folder, path):
 
 
 @contextlib.contextmanager
-def new_arrays(folder):
-    """An empty folder that becomes `arrays` if nothing goes wrong, and that is gone if something does."""
+def new_arrays(folder: Path) -> Iterator[Path]:
+    """An empty folder that becomes `arrays` at the end of the block, or is deleted if the block fails."""
     new, arrays = folder / "new", folder / "arrays"
     for left in (new, arrays):  # by a process that was killed, or of another source
         shutil.rmtree(left, ignore_errors=True)
@@ -168,9 +174,9 @@ def new_arrays(folder):
         shutil.rmtree(new, ignore_errors=True)
 
 
-def save(folder, splits, manifest):
+def save(folder: Path, splits: dict[str, ConvertedSplit], manifest: dict[str, Any]) -> None:
     """Write what `convert` has not written into its folder, the manifest last."""
-    def write(name, content):
+    def write(name: str, content: Callable[[Any], Any]) -> None:
         with (folder / name).open("wb") as file:
             content(file)
             file.flush()
@@ -187,7 +193,7 @@ def save(folder, splits, manifest):
     write("manifest.json", lambda file: file.write(json.dumps(manifest).encode()))
 
 
-def load(folder, source, wanted=SPLITS):
+def load(folder: Path, source: dict[str, Any], wanted: Iterable[str] = SPLITS) -> Converted | None:
     """The Converted in a cache folder, or None where there is none of this source that is whole. Of other splits than
     those `wanted` no array is read.
     """
@@ -205,8 +211,8 @@ def load(folder, source, wanted=SPLITS):
         return None
 
 
-def _load_splits(folder, manifest, wanted):
-    """{split: ConvertedSplit} out of a folder; ValueError where an array is not what it should be."""
+def _load_splits(folder: Path, manifest: dict[str, Any], wanted: Iterable[str]) -> dict[str, ConvertedSplit]:
+    """{split: ConvertedSplit} out of a folder; ValueError where an array does not fit the manifest."""
     splits = {}
     with np.load(folder / "labels_and_padding.npz", allow_pickle=False) as rest:
         for name in wanted:
@@ -227,8 +233,9 @@ def _load_splits(folder, manifest, wanted):
     return splits
 
 
-def convert(splits, where, store):
-    """{split: RawSplit} -> {split: ConvertedSplit}, and lines about what was changed.
+def convert(splits: dict[str, RawSplit], where: str | Path,
+            store: Store) -> tuple[dict[str, ConvertedSplit], list[str]]:
+    """{split: RawSplit} -> {split: ConvertedSplit}, and lines about the changes.
 
     `store(name, shape, chunks)` keeps the chunks of an array and returns it whole. UserError, naming the place in the
     file `where`, where features are not finite.
@@ -253,18 +260,19 @@ def convert(splits, where, store):
 
 
 class Stream:
-    """One modality of one split on its way; `silent` and `padding` are whole once its chunks have been taken."""
+    """One modality of one split in conversion. `silent` and `padding` are complete after the last chunk."""
 
-    def __init__(self, array, key, lengths):
+    def __init__(self, array: np.ndarray, key: str, lengths: np.ndarray | None):
         self.array, self.lengths = array, lengths
         self.may_be_silent = key == "audio"
         self.silent = self.broken = 0  # elements of -inf that became 0, and others that are not finite
-        self.first_broken = None  # (sample, step, feature)
+        self.first_broken: tuple[int, int, int] | None = None  # sample, step, feature
         self.padding = np.empty(array.shape[:2], dtype=bool)
 
-    def chunks(self, place, progress):
-        """The features in (n, T, d) arrays of float32; at the end, UserError where any were not finite. `progress` is
-        told the bytes that are done.
+    def chunks(self, place: str, progress: Callable[[int], Any]) -> Iterator[np.ndarray]:
+        """The features in (n, T, d) arrays of float32; at the end, UserError where any were not finite.
+
+        `progress` is called with the bytes of each chunk.
         """
         for rows in chunks_of(self.array):
             chunk = self._finite(rows)
@@ -274,14 +282,14 @@ class Stream:
             yield chunk
             release_pages(self.array)
             progress(self.array[rows].nbytes)
-        if self.broken:
+        if self.first_broken:
             sample, step, feature = self.first_broken
             raise UserError(
                 f"{place} holds {self.broken} numbers that are not finite in float32, the first in "
                 f"sample {sample}, step {step}, feature {feature}; repair or drop those samples"
             )
 
-    def _finite(self, rows):
+    def _finite(self, rows: slice) -> np.ndarray:
         """A chunk as float32. -inf in audio becomes 0, as in the original; nothing else may be non-finite."""
         raw = self.array[rows]
         with np.errstate(over="ignore"):  # what overflows is found below
@@ -300,7 +308,7 @@ class Stream:
         return chunk
 
 
-def to_front(sequences, lengths):
+def to_front(sequences: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Move the first `lengths` (N,) steps of (N, T, d) sequences to their end, and zeros in front of them."""
     steps = sequences.shape[1]
     origin = np.arange(steps) - (steps - lengths)[:, None]  # (N, T): of the step that comes here
@@ -309,7 +317,7 @@ def to_front(sequences, lengths):
     return moved
 
 
-def in_memory(name, shape, chunks):
+def in_memory(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> np.ndarray:
     """Keep an array in memory."""
     array = np.empty(shape, dtype=np.float32)
     filled = 0
@@ -319,9 +327,9 @@ def in_memory(name, shape, chunks):
     return array
 
 
-def in_folder(folder):
+def in_folder(folder: Path) -> Store:
     """Keep arrays in {name}.npy of a folder, from where they are mapped."""
-    def store(name, shape, chunks):
+    def store(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> np.ndarray:
         path = folder / f"{name}.npy"
         with path.open("wb") as file:  # and not through a map, whose pages would count as this process's memory
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
@@ -334,7 +342,7 @@ def in_folder(folder):
     return store
 
 
-def mapped(path):
+def mapped(path: Path) -> np.ndarray:
     """The array of a .npy file, mapped. Its pages are shared with other processes; writing to it does not reach them
     or the file.
     """

@@ -16,6 +16,8 @@ about 0.08 and every sign right. Text alone tells p but not r: at most 70 % of t
 nothing of the sign.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 SAMPLES = {"train": 1200, "valid": 200, "test": 400}
@@ -25,7 +27,7 @@ FEATURE_NOISE, LABEL_NOISE = 0.3, 0.1
 SEED = 20210619
 
 
-def make_demo(aligned=False):
+def make_demo(aligned: bool = False) -> dict[str, dict[str, np.ndarray]]:
     """The demo in the layout of a data file: {split: {"text", "audio", "vision", "labels", "id"}}, always the same."""
     rng = np.random.RandomState(SEED)
     vectors = {
@@ -37,8 +39,12 @@ def make_demo(aligned=False):
     return {split: _make_split(split, samples, vectors, rates, lags, rng) for split, samples in SAMPLES.items()}
 
 
-def _make_split(split, samples, vectors, rates, lags, rng):
-    text, audio, vision, labels = [], [], [], []
+def _make_split(split: str, samples: int, vectors: dict[str, np.ndarray], rates: tuple[int, int],
+                lags: tuple[int, int], rng: np.random.RandomState) -> dict[str, np.ndarray]:
+    text: list[np.ndarray] = []
+    audio: list[np.ndarray] = []
+    vision: list[np.ndarray] = []
+    labels: list[float] = []
     for _ in range(samples):
         n = rng.randint(5, WORDS + 1)
         polar, positive = rng.randint(n), rng.rand() < 0.5
@@ -66,13 +72,13 @@ def _make_split(split, samples, vectors, rates, lags, rng):
     }
 
 
-def _with_noise(sequence, length, rng):
+def _with_noise(sequence: np.ndarray, length: int, rng: np.random.RandomState) -> np.ndarray:
     """A (t, d) sequence with feature noise, front-padded with zeros to (length, d)."""
     noisy = sequence + rng.normal(scale=FEATURE_NOISE, size=sequence.shape)
     return np.concatenate([np.zeros((length - len(noisy), noisy.shape[1])), noisy]).astype(np.float32)
 
 
-def linear_scores(splits):
+def linear_scores(splits: dict[str, dict[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
     """Test MAE and sign accuracy of the train mean, and of ridge regressions on each modality and on all of them.
 
     A regression sees every feature of every step and their sums over time, its penalty chosen by cross-validation.
@@ -80,7 +86,7 @@ def linear_scores(splits):
     """
     from sklearn.linear_model import RidgeCV  # noqa: PLC0415 - slow to import, and only `python -m src demo` needs it
 
-    def features(split, keys):
+    def features(split: str, keys: tuple[str, ...]) -> np.ndarray:
         arrays = [splits[split][key] for key in keys]
         return np.concatenate([y for x in arrays for y in (x.reshape(len(x), -1), x.sum(axis=1))], axis=1)
 
@@ -94,7 +100,7 @@ def linear_scores(splits):
     }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Print `linear_scores` of both alignments; returns the exit code."""
     for aligned in (False, True):
         for name, (mae, acc2) in linear_scores(make_demo(aligned)).items():

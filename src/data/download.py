@@ -234,7 +234,7 @@ def web_address(text: str) -> str:
     return text
 
 
-def parse_arguments(argv):
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(prog="python -m src download", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -252,7 +252,7 @@ def parse_arguments(argv):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    def fetch_all():
+    def fetch_all() -> None:
         chosen = parse_arguments(argv)
         download(chosen.specs, chosen.data_path, ALIGNMENTS[chosen.alignment], chosen.url, chosen.archive)
     try:

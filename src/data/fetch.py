@@ -201,8 +201,9 @@ def in_one_line(host: str | None) -> Iterator[None]:
     except Exception as error:  # gdown lets through whatever its parsing of Drive's pages raises
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
             raise
-        is_wrapped = isinstance(error.__cause__, requests.RequestException) and "incomplete" not in str(error)
-        raise SourceError(reason(host, error.__cause__ if is_wrapped else error, requests)) from error
+        wrapped, cause = "incomplete" not in str(error), error.__cause__
+        shown = cause if wrapped and isinstance(cause, requests.RequestException) else error
+        raise SourceError(reason(host, shown, requests)) from error
 
 
 def reason(host: str | None, error: BaseException, requests: ModuleType) -> str:

@@ -12,7 +12,10 @@ words. In aligned files that length is every modality's, as in MMSA's own loader
 that a file does not tell is where its last step that is not all zeros ends.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,12 +38,12 @@ class RawSplit:
     ids: list  # N strings
     lengths: dict = field(default_factory=dict)  # {modality key: (N,) steps before its padding}; none: padding in front
 
-    def shape(self, key):
+    def shape(self, key: str) -> tuple[int, ...]:
         """(N, T_m, d_m)"""
         return self.features[key].shape
 
 
-def read_layout(raw, where):
+def read_layout(raw: Any, where: str | Path) -> tuple[str, dict[str, RawSplit]]:
     """The protocol, "MulT" or "MMSA", and {split: RawSplit} of a file's dict; UserError where it has neither layout.
 
     `where` names the file in messages. Only the features' shapes are looked at here, not their numbers.
@@ -60,11 +63,11 @@ def read_layout(raw, where):
     return protocol, splits
 
 
-def _is_mmsa(split):
+def _is_mmsa(split: Any) -> bool:
     return isinstance(split, dict) and "regression_labels" in split and "labels" not in split
 
 
-def _item(container, key, where):
+def _item(container: Any, key: str, where: str | Path) -> Any:
     if not isinstance(container, dict):
         raise UserError(f"{where} is a {type(container).__name__}, not a dict that holds {key!r}")
     if key not in container:
@@ -73,20 +76,20 @@ def _item(container, key, where):
     return container[key]
 
 
-def _numbers(array, where):
+def _numbers(array: Any, where: str) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
         raise UserError(f"{where} is {kind}, not an array of numbers")
     return array
 
 
-def _mult_labels(arrays, place):
+def _mult_labels(arrays: Any, place: str) -> np.ndarray:
     labels = _numbers(_item(arrays, "labels", place), f"{place} labels")
     task_of_labels(labels.shape, f"{place} labels")
     return labels
 
 
-def _mmsa_labels(arrays, place):
+def _mmsa_labels(arrays: Any, place: str) -> np.ndarray:
     """(N,) regression labels, an array or a list -> (N, 1, 1)."""
     labels = _numbers(_listed(_item(arrays, "regression_labels", place)), f"{place} regression_labels")
     if labels.ndim != 1:
@@ -94,13 +97,13 @@ def _mmsa_labels(arrays, place):
     return labels.reshape(-1, 1, 1)
 
 
-def _listed(numbers):
+def _listed(numbers: Any) -> Any:
     """A plain list of numbers as an array, anything else as it is."""
     plain = isinstance(numbers, list) and all(isinstance(number, (int, float, np.number)) for number in numbers)
     return np.array(numbers) if plain else numbers
 
 
-def _features(arrays, key, samples, place):
+def _features(arrays: Any, key: str, samples: int, place: str) -> np.ndarray:
     array = _numbers(_item(arrays, key, place), f"{place} {key}")
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(f"{place} {key} has shape {array.shape}; expected (samples, steps, features)")
@@ -109,7 +112,7 @@ def _features(arrays, key, samples, place):
     return array
 
 
-def _ids(raw, samples, place):
+def _ids(raw: Any, samples: int, place: str) -> list[str]:
     """One string a sample: its fields joined by '|', or its number where the file has no ids."""
     if raw is None:
         return [str(i) for i in range(samples)]
@@ -121,7 +124,7 @@ def _ids(raw, samples, place):
         raise UserError(f"{place} id is damaged; mend or drop 'id'") from error
 
 
-def _id_fields(item):
+def _id_fields(item: Any) -> Any:
     """The fields of an id; ValueError where they are more, or hold more, than an id's do."""
     fields = item.ravel() if isinstance(item, np.ndarray) else item if isinstance(item, (list, tuple)) else [item]
     if len(fields) > MOST_FIELDS:
@@ -129,7 +132,7 @@ def _id_fields(item):
     return fields
 
 
-def _id_field(value):
+def _id_field(value: Any) -> str:
     if isinstance(value, (dict, list, tuple, np.ndarray)):
         raise ValueError("a field that is a container")
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -138,25 +141,25 @@ def _id_field(value):
     return text
 
 
-def _with_lengths(raw, splits, where):
+def _with_lengths(raw: Any, splits: dict[str, RawSplit], where: str | Path) -> dict[str, RawSplit]:
     """The splits of an MMSA file with the lengths of their sequences, without those that have their padding in front.
     """
     told = {name: _told_lengths(raw[name], splits[name], f"{where}, {name}") for name in SPLITS}
     train = splits["train"]
     aligned = "audio" not in told["train"] and len({train.shape(key)[1] for key in MODALITY_KEYS}) == 1
-    moved = MODALITY_KEYS
+    moved: tuple[str, ...] = MODALITY_KEYS
     if aligned:
         if sum(_tail_votes(train.features[key]) for key in MODALITY_KEYS) < 0:
             moved = ()
     else:
-        moved = [key for key in MODALITY_KEYS if _tail_votes(train.features[key]) >= 0]
+        moved = tuple(key for key in MODALITY_KEYS if _tail_votes(train.features[key]) >= 0)
     for name, split in splits.items():
         if moved:
             split.lengths.update(_lengths(split, told[name], moved, aligned))
     return splits
 
 
-def _told_lengths(arrays, split, place):
+def _told_lengths(arrays: Any, split: RawSplit, place: str) -> dict[str, np.ndarray]:
     """{modality key: (N,) length} that an MMSA split tells."""
     told = {}
     for key in ("audio", "vision"):
@@ -173,7 +176,8 @@ def _told_lengths(arrays, split, place):
     return told
 
 
-def _lengths(split, told, moved, aligned):
+def _lengths(split: RawSplit, told: dict[str, np.ndarray], moved: Iterable[str],
+             aligned: bool) -> dict[str, np.ndarray]:
     """{modality key: (N,) length} of the modalities whose padding is behind."""
     if aligned and "text" in told:
         return dict.fromkeys(moved, told["text"])
@@ -181,24 +185,24 @@ def _lengths(split, told, moved, aligned):
     return dict.fromkeys(moved, np.max(list(lengths.values()), axis=0)) if aligned else lengths
 
 
-def _tail_votes(array):
+def _tail_votes(array: np.ndarray) -> int:
     """In how many samples the last step alone is all zeros, less those in which the first alone is."""
     first, last = (~array[:, step].any(axis=1) for step in (0, -1))
     release_pages(array)
     return int((last & ~first).sum()) - int((first & ~last).sum())
 
 
-def last_steps(array):
+def last_steps(array: np.ndarray) -> np.ndarray:
     """The steps of each sequence up to its last one that is not all zeros, at least 1: (N, T, d) -> (N,)."""
     lengths = np.empty(len(array), dtype=np.int64)
     for rows in chunks_of(array):
-        real = array[rows].any(axis=2)
+        real: np.ndarray = np.any(array[rows], axis=2)
         lengths[rows] = np.where(real.any(axis=1), array.shape[1] - real[:, ::-1].argmax(axis=1), 1)
         release_pages(array)
     return lengths
 
 
-def chunks_of(array):
+def chunks_of(array: np.ndarray) -> list[slice]:
     """Slices over the samples of an array, of some megabytes each."""
     size = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
     return [slice(start, start + size) for start in range(0, len(array), size)]

@@ -13,6 +13,7 @@ import mmap
 import pickle
 import struct
 from types import MappingProxyType
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -72,10 +73,8 @@ class MappedFile:
         return memoryview(self.content)[stretch.start:stretch.start + stretch.size]
 
 
-def release_pages(array):
-    """Take the pages that were touched of a MappedFile, told by a view of it or an array in it, out of this process's
-    memory.
-    """
+def release_pages(array: Any) -> None:
+    """Take the pages of a MappedFile out of this process's memory, given a view of it or an array in it."""
     while isinstance(array, np.ndarray):
         array = array.base
     if isinstance(array, memoryview) and isinstance(array.obj, mmap.mmap):
@@ -306,7 +305,7 @@ def bytes_of_text(content):
     return text(content).encode("latin1")
 
 
-def load_arrays(file):
+def load_arrays(file: BinaryIO) -> Any:
     """The dicts, lists, tuples, arrays, strings and numbers of a pickle, Python 2's included.
 
     Large arrays of numbers are read-only views of the file: its pages are read as they are touched, and may be given

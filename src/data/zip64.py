@@ -9,7 +9,9 @@ import re
 import struct
 import zipfile
 import zlib
-from pathlib import PurePosixPath
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 from src.data.fetch import SourceError
 from src.errors import printable
@@ -20,14 +22,14 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and o
 ENCRYPTED = 1  # bit of the flags
 
 
-def find_members(path, names):
+def find_members(path: Path, names: Container[str]) -> dict[str, zipfile.ZipInfo]:
     """{name: ZipInfo} of those of the names that the zip holds, in whatever folder of it."""
     try:
         with zipfile.ZipFile(path) as archive:
             listed = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise SourceError(f"{path} is not a whole zip ({printable(error)})") from error
-    members = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for info in listed:
         inside = PurePosixPath(info.filename.replace("\\", "/"))
         if inside.name not in names or info.is_dir():
@@ -40,10 +42,11 @@ def find_members(path, names):
     return members
 
 
-def extract(path, info, target, on_bytes=lambda count: None):
+def extract(path: Path, info: zipfile.ZipInfo, target: Path,
+            on_bytes: Callable[[int], Any] = lambda count: None) -> None:
     """Write the content of a member to the file `target`; SourceError where it is damaged, and OSError of the disk.
 
-    `on_bytes` is told, as they are read, of how many more bytes of the zip.
+    `on_bytes` is called with the number of bytes of the zip that were just read.
     """
     size, crc = 0, 0
     with path.open("rb") as source, target.open("wb") as out:
@@ -55,7 +58,7 @@ def extract(path, info, target, on_bytes=lambda count: None):
         raise _damaged(path, info, f"its {size:,} bytes have CRC {crc:08x}, not {info.CRC:08x}")
 
 
-def _data_offset(source, path, info):
+def _data_offset(source: BinaryIO, path: Path, info: zipfile.ZipInfo) -> int:
     if not 0 <= info.header_offset < path.stat().st_size:
         raise _damaged(path, info, "its header is missing")
     source.seek(info.header_offset)
@@ -68,7 +71,7 @@ def _data_offset(source, path, info):
     return info.header_offset + LOCAL_HEADER.size + name_length + extra_length
 
 
-def _content(source, path, info, on_bytes):
+def _content(source: BinaryIO, path: Path, info: zipfile.ZipInfo, on_bytes: Callable[[int], Any]) -> Iterator[bytes]:
     """The content in pieces, to the end of its deflate stream, whatever its size field says."""
     if info.compress_type == zipfile.ZIP_STORED:
         yield from _stored(source, path, info, on_bytes)
@@ -87,7 +90,7 @@ def _content(source, path, info, on_bytes):
         raise _damaged(path, info, "its content does not end where it should")
 
 
-def _stored(source, path, info, on_bytes):
+def _stored(source: BinaryIO, path: Path, info: zipfile.ZipInfo, on_bytes: Callable[[int], Any]) -> Iterator[bytes]:
     """The bytes of a member as they are in the zip."""
     left = info.compress_size
     while left:
@@ -99,5 +102,5 @@ def _stored(source, path, info, on_bytes):
         yield piece
 
 
-def _damaged(path, info, reason):
+def _damaged(path: Path, info: zipfile.ZipInfo, reason: str) -> SourceError:
     return SourceError(f"{printable(info.filename)} in {path} is damaged ({reason})")

@@ -11,8 +11,10 @@ import ast
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +25,13 @@ SEGMENT_ID = re.compile(r"(.+)\[(\d+)\]")
 
 
 @contextmanager
-def open_sequence(path):
+def open_sequence(path: str | Path) -> Iterator["ComputationalSequence"]:
     """The ComputationalSequence of a file, while it is open; UserError where it is none."""
     try:
         import h5py  # noqa: PLC0415, an optional extra
     except ImportError as error:
         raise UserError(f"{path} is HDF5, and h5py, which reads that, is not installed: pip install h5py") from error
-    with told_of(f"{path} is damaged or no HDF5"), ExitStack() as stack:
+    with damaged(f"{path} is damaged or no HDF5"), ExitStack() as stack:
         if not Path(path).is_file():
             raise UserError(f"{path} is missing; name a .csd file")
         file = stack.enter_context(h5py.File(path, "r"))
@@ -45,7 +47,7 @@ def open_sequence(path):
 
 
 @contextmanager
-def told_of(fault):
+def damaged(fault: str) -> Iterator[None]:
     """Whatever h5py raises, of a damaged file it may be anything, as a UserError that says this."""
     try:
         yield
@@ -58,21 +60,21 @@ def told_of(fault):
 class ComputationalSequence:
     """The entries of an open file; a video that was read last is kept."""
 
-    def __init__(self, path, data):
+    def __init__(self, path: str | Path, data: Any):
         self.path, self.data = path, data
-        self.width = None  # d, once an entry was read
-        self._last = None, None
+        self.width: int | None = None  # d, once an entry was read
+        self._last: tuple[str, tuple[np.ndarray, np.ndarray]] | None = None
         self.ids = dict.fromkeys(data)  # of its entries, of videos or segments; in order, and quick to look up
 
-    def entry(self, entry):
+    def entry(self, entry: str) -> tuple[np.ndarray, np.ndarray]:
         """Features (t, d) and intervals (t, 2) of an entry; UserError where they are no such arrays."""
-        if self._last[0] != entry:
+        if self._last is None or self._last[0] != entry:
             self._last = entry, self._read(entry)
         return self._last[1]
 
-    def _read(self, entry):
+    def _read(self, entry: str) -> tuple[np.ndarray, np.ndarray]:
         place = f"{self.path}, {printable(entry)}"
-        with told_of(f"{place} is damaged or has no features and intervals"):
+        with damaged(f"{place} is damaged or has no features and intervals"):
             features, intervals = (np.asarray(self.data[entry][key]) for key in ("features", "intervals"))
         for name, array in (("features", features), ("intervals", intervals)):
             if array.dtype.kind not in "biuf":
@@ -86,9 +88,9 @@ class ComputationalSequence:
         self.width = width
         return features, intervals
 
-    def steps(self, segment):
+    def steps(self, segment: Any) -> np.ndarray | None:
         """The features (t, d) of a Segment, in their order in time: the entry that has its id, else those steps of its
-        video whose midpoint lies in it, its end excluded. None where it has neither entry.
+        video whose midpoint lies in it, its end excluded. None where the sequence has neither entry.
         """
         if segment.id in self.ids:
             return self.entry(segment.id)[0]
@@ -100,7 +102,7 @@ class ComputationalSequence:
         return features[inside[np.argsort(middle[inside], kind="stable")]]
 
 
-def read_folds(path):
+def read_folds(path: str | Path) -> dict[str, list[str]]:
     """{split: ids of videos} of a JSON file, or of a module of the SDK, of which nothing is run. UserError where they
     are missing, or where splits share a video.
     """
@@ -123,14 +125,14 @@ def read_folds(path):
     return folds
 
 
-def check_ids(videos):
+def check_ids(videos: Any) -> list[str]:
     """The list, if it is one of texts; TypeError else."""
     if not isinstance(videos, list) or not all(isinstance(video, str) for video in videos):
         raise TypeError("not a list of ids")
     return videos
 
 
-def standard_folds(source):
+def standard_folds(source: str) -> dict[str, list[str]]:
     """The folds that a module such as the SDK's cmu_mosei_std_folds.py assigns as plain lists."""
     assigned = {
         node.targets[0].id: node.value for node in ast.parse(source).body

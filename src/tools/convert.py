@@ -5,13 +5,14 @@
 
 Nothing is aligned. A sample is a labelled segment: of each stream it takes the entry of the segment's own id, if there
 is one, or else those steps of its video whose midpoint lies in the segment. FOLDS names the videos of each split. What
-is left out, cut or replaced is counted and told.
+is left out, cut or replaced is counted and printed.
 """
 
 import os
 import pickle
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from src.data.specs import told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
-from src.tools.computational_sequence import SEGMENT_ID, open_sequence, read_folds
+from src.tools.computational_sequence import SEGMENT_ID, ComputationalSequence, open_sequence, read_folds
 
 STEPS = (50, 375, 500)  # of text, audio and vision in MulT's unaligned MOSI
 DECIMALS = 4  # of the seconds in an id
@@ -41,19 +42,19 @@ class Segment:
     score: float
 
     @property
-    def id(self):
+    def id(self) -> str:
         """Its id in sequences of segments."""
         return f"{self.video}[{self.number}]"
 
     @property
-    def fields(self):
+    def fields(self) -> tuple[str, str, str]:
         """Its id in MulT's files: video, start, end."""
         return self.video, str(round(self.start, DECIMALS)), str(round(self.end, DECIMALS))
 
 
-def labelled_segments(labels):
+def labelled_segments(labels: ComputationalSequence) -> dict[str, list[Segment]]:
     """{video: its Segments} of a sequence of labels, whose first feature is the sentiment."""
-    segments = {}
+    segments: dict[str, list[Segment]] = {}
     for entry in labels.ids:
         features, intervals = labels.entry(entry)
         video, number = match.groups() if (match := SEGMENT_ID.fullmatch(entry)) else (entry, None)
@@ -65,11 +66,13 @@ def labelled_segments(labels):
     return segments
 
 
-def pack(segments, sequences, steps, told, bar):
+def pack(segments: list[Segment], sequences: dict[str, ComputationalSequence], steps: dict[str, int], told: Counter,
+         bar: tqdm) -> dict[str, np.ndarray]:
     """The arrays of a split that has these Segments. `sequences` and `steps` are by modality key; what is left out,
     cut or replaced is counted in `told`.
     """
-    kept, streams = [], {key: [] for key in MODALITY_KEYS}
+    kept: list[Segment] = []
+    streams: dict[str, list[np.ndarray | None]] = {key: [] for key in MODALITY_KEYS}
     for segment in segments:
         bar.update()
         found = {key: sequence.steps(segment) for key, sequence in sequences.items()}
@@ -82,13 +85,13 @@ def pack(segments, sequences, steps, told, bar):
             for key, features in found.items():
                 streams[key].append(prepared(features, key, steps[key], told))
     return {
-        **{key: in_front_of(streams[key], steps[key], sequences[key].width) for key in MODALITY_KEYS},
+        **{key: in_front_of(streams[key], steps[key], sequences[key].width or 0) for key in MODALITY_KEYS},
         "labels": np.array([segment.score for segment in kept], dtype=np.float32).reshape(-1, 1, 1),
         "id": np.array([segment.fields for segment in kept]),
     }
 
 
-def prepared(features, key, steps, told):
+def prepared(features: np.ndarray | None, key: str, steps: int, told: Counter) -> np.ndarray | None:
     """A stream of a segment in float32, finite, and no longer than `steps`: its end, as the SDK keeps it."""
     if features is None or not len(features):
         told[f"{key}: segments that have none"] += 1
@@ -102,7 +105,7 @@ def prepared(features, key, steps, told):
     return np.nan_to_num(features, nan=0, posinf=0, neginf=0)
 
 
-def in_front_of(streams, steps, width):
+def in_front_of(streams: list[np.ndarray | None], steps: int, width: int) -> np.ndarray:
     """Streams (t, width) or None as one array (N, steps, width), with zeros in front."""
     array = np.zeros((len(streams), steps, width), dtype=np.float32)
     for sample, features in zip(array, streams, strict=True):
@@ -111,11 +114,13 @@ def in_front_of(streams, steps, width):
     return array
 
 
-def convert(paths, labels_path, folds_path, steps):
+def convert(paths: dict[str, str], labels_path: str, folds_path: str,
+            steps: dict[str, int]) -> tuple[dict[str, dict[str, np.ndarray]], Counter]:
     """The dict of a data file out of .csd files, and what was counted on the way. `paths` and `steps` are by modality
     key. UserError where the files do not fit each other.
     """
-    folds, told = read_folds(folds_path), Counter()
+    told: Counter = Counter()
+    folds = read_folds(folds_path)
     with ExitStack() as stack:
         labels, *opened = (stack.enter_context(open_sequence(path)) for path in (labels_path, *paths.values()))
         sequences = dict(zip(paths, opened, strict=True))
@@ -136,7 +141,7 @@ def convert(paths, labels_path, folds_path, steps):
     return splits, told
 
 
-def check_in_use(sequences, segments):
+def check_in_use(sequences: dict[str, ComputationalSequence], segments: dict[str, list[Segment]]) -> None:
     """UserError unless each sequence has an entry of a labelled segment; afterwards its width is known."""
     for sequence in sequences.values():
         for entry in sequence.ids:
@@ -148,7 +153,7 @@ def check_in_use(sequences, segments):
             raise UserError(f"{sequence.path} has none of the videos that are labelled: is it of another data set?")
 
 
-def write(splits, path):
+def write(splits: dict, path: Path) -> None:
     """Write a data file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -163,7 +168,7 @@ def write(splits, path):
             temporary.unlink()
 
 
-def run(argv):
+def run(argv: Sequence[str] | None) -> None:
     """The command line of `python -m src convert`."""
     parser = Parser(prog="python -m src convert", description=__doc__.split("\n\n")[0].rstrip(":") + ".")
     for key in (*MODALITY_KEYS, "labels"):
@@ -175,7 +180,7 @@ def run(argv):
     arguments = parser.parse_args(argv)
     out = arguments.out
     spec, _ = told_by_path(out)
-    if not out.name.endswith("_data_noalign.pkl") or spec.make:
+    if spec is None or not out.name.endswith("_data_noalign.pkl") or spec.make:
         raise UserError(f"--out {out}: main.py finds unaligned data as NAME_data_noalign.pkl, NAME not demo; "
                         "name it so")
     if out.exists():
@@ -192,6 +197,6 @@ def run(argv):
     print(f"{out} is written: python main.py --dataset {spec.name} --data_path {out.parent}")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Convert what the command line names; returns the exit code."""
     return run_command(run, argv)

@@ -5,14 +5,16 @@ passed through in chunks, so it may be of any size; nothing of it is run or kept
 """
 
 import pickle
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 
 from src.data.cache import convert, read_file, sha256_of, to_front
-from src.data.formats import MODALITY_KEYS, SPLITS, chunks_of, read_layout
+from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
 from src.data.safe_pickle import load_arrays, release_pages
 from src.data.specs import DatasetSpec, check_owner, find_spec, owner_of, told_by_path
 from src.dataset import check_splits
@@ -22,7 +24,7 @@ from src.report.drawing import STYLE, draw_streams
 from src.tasks import task_of_labels
 
 SHOWN_IDS, SHOWN_LABELS = 3, 20
-NOT_FINITE = {"nan": np.isnan, "+inf": np.isposinf, "-inf": np.isneginf}
+NOT_FINITE: dict[str, Callable] = {"nan": np.isnan, "+inf": np.isposinf, "-inf": np.isneginf}
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,17 @@ class Found:
     """A data file that could be read, and what is known of it apart from its content."""
 
     path: Path
-    raw: object  # what its pickle holds
+    raw: Any  # the content of its pickle
     sha256: str
     spec: DatasetSpec
     aligned: bool
     protocol: str | None = None  # None where it has no layout that is known
-    splits: dict | None = None  # {split: RawSplit}, likewise
+    splits: dict[str, RawSplit] = field(default_factory=dict)  # empty where it has no layout that is known
     fault: str | None = None  # then says why
 
 
-def find(path, dataset, aligned):
-    """The Found of a path, as the data set of this name, or as what it tells itself; UserError where it is refused."""
+def find(path: Path, dataset: str | None, aligned: bool) -> Found:
+    """Read a file as the data set of this name, or as the one that its path or hash names; UserError if that fails."""
     if not path.is_file():
         files = ", ".join(sorted(file.name for file in path.glob("*.pkl")))
         raise UserError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; name a data file"
@@ -49,7 +51,7 @@ def find(path, dataset, aligned):
         with path.open("rb") as file:
             raw, sha256 = load_arrays(file), sha256_of(file)
     except (pickle.UnpicklingError, OSError) as error:
-        read_file(path, None, check=None)  # says it as main.py does
+        read_file(path, None, check=lambda splits: None)  # says it as main.py does
         raise UserError(f"{path} is damaged; main.py would take what an earlier run kept of it") from error
     told, told_aligned = told_by_path(path)
     spec = find_spec(dataset) if dataset else told or owner_of(sha256) or DatasetSpec(path.stem, path.stem)
@@ -61,8 +63,8 @@ def find(path, dataset, aligned):
     return replace(found, protocol=protocol, splits=splits)
 
 
-def report(found):
-    """The lines that tell what a file holds."""
+def report(found: Found) -> Iterator[str]:
+    """The lines that describe the content of a file."""
     layout = f"{found.protocol}'s layout" if found.protocol else "no layout that is known"
     yield f"{found.path}: {found.path.stat().st_size:,} bytes, SHA-256 {found.sha256}, {layout}"
     if not isinstance(found.raw, dict):
@@ -71,14 +73,14 @@ def report(found):
     for name, arrays in found.raw.items():
         if isinstance(arrays, dict) and name in SPLITS:
             yield f"{name}"
-            yield from split_lines(arrays, found.splits and found.splits[name], found.spec)
+            yield from split_lines(arrays, found.splits.get(name), found.spec)
         else:
             yield f"{printable(name)}: {kind_of(arrays)}, not used"
     if found.splits:
         yield from shared_ids(found)
 
 
-def split_lines(arrays, split, spec):
+def split_lines(arrays: dict, split: RawSplit | None, spec: DatasetSpec) -> Iterator[str]:
     """The lines about a split, whose RawSplit is None where the file has no layout that is known."""
     width = max(map(len, map(printable, arrays)), default=0)
     for key, value in arrays.items():
@@ -96,8 +98,8 @@ def split_lines(arrays, split, spec):
         yield "  no id: samples are numbered"
 
 
-def kind_of(value):
-    """'686 x 50 x 300 float32', or what else a value is."""
+def kind_of(value: Any) -> str:
+    """A value's type and size, as '686 x 50 x 300 float32' or 'a list of 3'."""
     if isinstance(value, np.ndarray):
         return f"{' x '.join(map(str, value.shape)) or 'a single'} {value.dtype}"
     if isinstance(value, (list, tuple, dict)):
@@ -105,27 +107,29 @@ def kind_of(value):
     return f"a {type(value).__name__}"
 
 
-def is_numeric(value):
+def is_numeric(value: Any) -> bool:
     """Whether it is an array of numbers."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
-def stream_text(array, lengths):
+def stream_text(array: np.ndarray, lengths: np.ndarray | None) -> str:
     """Padding, lengths and numbers that are not finite of sequences (N, T, d). With `lengths` (N,), which count the
     steps before it, the padding is behind.
     """
-    steps, padding, not_finite = [], 0, dict.fromkeys(NOT_FINITE, 0)
+    chunk_steps: list[np.ndarray] = []
+    padding, not_finite = 0, dict.fromkeys(NOT_FINITE, 0)
     for rows in chunks_of(array):
         chunk = array[rows]
         real = (chunk != 0).any(axis=2)
         if lengths is not None:
             real &= np.arange(chunk.shape[1]) < lengths[rows, None]
-        steps.append(np.where(real.any(axis=1), chunk.shape[1] - real[:, ::-1].argmax(axis=1) - real.argmax(axis=1), 0))
+        chunk_steps.append(
+            np.where(real.any(axis=1), chunk.shape[1] - real[:, ::-1].argmax(axis=1) - real.argmax(axis=1), 0))
         padding += np.sum(~real)
         for name, is_so in NOT_FINITE.items():
             not_finite[name] += np.sum(is_so(chunk))
         release_pages(array)
-    steps = np.concatenate(steps)
+    steps = np.concatenate(chunk_steps)
     return (
         f"padding {100 * padding / np.prod(array.shape[:2]):.1f} %{'' if lengths is None else ' behind'}; "
         f"steps: median {np.median(steps):g}, most {steps.max()}; {np.sum(steps == 0)} empty; "
@@ -133,7 +137,7 @@ def stream_text(array, lengths):
     )
 
 
-def label_text(labels, spec):
+def label_text(labels: np.ndarray, spec: DatasetSpec) -> str:
     """How often each label occurs."""
     task = task_of_labels(labels.shape, "labels")
     if spec.task and spec.task.output_dim == task.output_dim:
@@ -142,13 +146,13 @@ def label_text(labels, spec):
     return ", ".join([*counts[:SHOWN_LABELS], *(["..."] if len(counts) > SHOWN_LABELS else [])])
 
 
-def id_text(ids):
+def id_text(ids: list[str]) -> str:
     """Whether ids are unique, and the first of them."""
     again = len(ids) - len(set(ids))
     return f"{f'{again} REPEATED' if again else 'unique'}; {', '.join(map(printable, ids[:SHOWN_IDS]))}, ..."
 
 
-def shared_ids(found):
+def shared_ids(found: Found) -> Iterator[str]:
     """A line for each pair of splits that share ids."""
     named = [name for name in SPLITS if found.raw[name].get("id") is not None]
     for i, one in enumerate(named):
@@ -157,8 +161,8 @@ def shared_ids(found):
                 yield f"LEAKAGE: {len(shared)} ids are in {one} and in {other}, as {printable(shared[0])}"
 
 
-def refusal(found):
-    """What main.py would refuse the file with, or None; and lines about what it would change."""
+def refusal(found: Found) -> tuple[str | None, list[str]]:
+    """The error with which main.py would refuse the file, or None; and lines about the changes it would make."""
     if found.spec.make:
         return f"{found.path} is not read: main.py makes {found.spec.name} itself; give the file another name", []
     if found.fault:
@@ -172,13 +176,13 @@ def refusal(found):
     return None, notes
 
 
-def pass_through(name, shape, chunks):
+def pass_through(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> None:
     """Keep nothing of an array."""
     for _ in chunks:
         pass
 
 
-def draw(found, split, sample, out):
+def draw(found: Found, split: str, sample: int, out: Path) -> None:
     """Draw the streams of a sample of a split."""
     raw = found.splits[split]
     if sample >= len(raw.ids):
@@ -197,7 +201,7 @@ def draw(found, split, sample, out):
         raise UserError(f"--picture {out} cannot be written: {error}") from error
 
 
-def run(argv):
+def run(argv: Sequence[str] | None) -> None:
     """The command line of `python -m src inspect`."""
     parser = Parser(prog="python -m src inspect", description="What a data file holds, and whether main.py takes it.")
     parser.add_argument("file", metavar="FILE", type=Path, help="a data file of MulT's or MMSA's layout")
@@ -224,6 +228,6 @@ def run(argv):
           + (" --aligned" if found.aligned else ""))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Inspect what the command line names; returns the exit code: 2 where main.py would refuse it."""
     return run_command(run, argv)
