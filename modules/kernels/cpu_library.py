@@ -13,13 +13,14 @@ import platform
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
 FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-std=c++17")
 INT, POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
-def fields(kind, *names):
+def fields(kind: type, *names: str) -> list[tuple[str, type]]:
     """Fields of a ctypes structure, all of one kind."""
     return [(name, kind) for name in names]
 
@@ -55,7 +56,7 @@ class Norm(ctypes.Structure):
 
 
 @functools.cache
-def library():
+def library() -> Any:
     """The loaded library, or None where it cannot be built."""
     compiler = os.environ.get("CXX", "c++")
     try:
@@ -80,7 +81,7 @@ def library():
     return loaded
 
 
-def build(compiler, path):
+def build(compiler: str, path: Path) -> None:
     """Compile the source into a library at `path`. It takes OpenMP from torch, and so shares torch's threads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -90,7 +91,7 @@ def build(compiler, path):
         linked.replace(path)
 
 
-def processor():
+def processor() -> bytes:
     """What tells the instructions of this processor from those of another."""
     try:
         lines = Path("/proc/cpuinfo").read_bytes().splitlines()
