@@ -1,8 +1,8 @@
 """The front door to all but training: `python -m src COMMAND ...`; each command has a --help of its own.
 
-A file of src that is started in another way, by its path or as `python -m src.FILE`, starts nothing: `refuse` names the
-command to type. Run by its path, a file finds the src.py beside it as its `import src`, which comes here; `python -m
-src.FILE` comes here by src/__init__.py.
+`python -m src.COMMAND`, the older form, runs the same command; it comes here by src/__init__.py. A file of src that is
+started in another way starts nothing: `refuse` names the command to type. Run by its path, a file finds the src.py
+beside it as its `import src`, which comes here.
 """
 
 import re
@@ -53,6 +53,14 @@ def refuse(started: str) -> NoReturn:
     names = {module.rpartition(".")[2]: command for command, (module, _) in COMMANDS.items()} | {c: c for c in COMMANDS}
     command = f"python -m src {names[name]}" if name in names else "python main.py --help, or python -m src --help"
     sys.exit(say(UserError(f"{started} is no program of its own; in the folder of main.py, type: {command}")))
+
+
+def start_module(module: str, argv: Sequence[str]) -> NoReturn:
+    """End a process that was started as `python -m src.tables` after its command; `refuse` where that is none."""
+    command = module.removeprefix("src.")
+    if command not in COMMANDS:
+        refuse(module)
+    sys.exit(run_command(run, [command, *argv]))
 
 
 if __name__ == "__main__":
