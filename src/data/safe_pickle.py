@@ -23,7 +23,9 @@ SIMPLE_KINDS = "biufSUO"  # dtype kinds: bool, integers, floats, bytes, str, and
 PLAIN_TYPES = (str, bytes, bytearray, int, float, type(None), np.generic)
 LONG = 1 << 16  # bytes; a string above that stays in the file
 GROWTH, FREE_GROWTH = 16, 1 << 20  # what instructions may make: so many times the file's size, and so many bytes more
+ITEM = 100  # bytes that an item of a dict takes
 LONGEST_CODE = 32  # characters of a dtype's code
+FACTORIES = ("dict", "float", "int", "list", "long", "str", "tuple", "unicode")  # of a defaultdict, Python 2's too
 
 
 class RefusedPickle(pickle.UnpicklingError):
@@ -101,7 +103,7 @@ class PickledDtype:
 class PickledArray:
     """Stands for numpy.ndarray until the pickle is read. Its contents are bytes, a Stretch, or a list of objects."""
 
-    content = shape = dtype = None
+    content = shape = dtype = axes = None
     order = "C"
 
     def __setstate__(self, state):
@@ -127,16 +129,36 @@ class PickledDict(dict):
             raise pickle.UnpicklingError("a dict with a key that is not plain")
         super().__setitem__(key, value)
 
+    def __setstate__(self, state):
+        """Attributes, which an OrderedDict of Python 2 brings along, are left out."""
+
+
+def build_dict(items=()):
+    """Stands for OrderedDict, whose items come next, or as pairs under Python 2."""
+    made = PickledDict()
+    for key, value in items:
+        made[key] = value
+    return made
+
+
+def refuse_call(*arguments):
+    """Stands for a plain type, which may be the factory of a defaultdict and is not called."""
+    raise RefusedPickle("a call of a plain type")
+
 
 def build_empty_array(subtype, shape, code):
     """Stands for numpy's _reconstruct: an array whose contents come next."""
     return PickledArray()
 
 
-def build_array_from_buffer(buffer, pickled_dtype, shape, order):
-    """Stands for numpy's _frombuffer, which pickle protocol 5 uses."""
+def build_array_from_buffer(buffer, pickled_dtype, shape, order, axis_order=None):
+    """Stands for numpy's _frombuffer, which pickle protocol 5 uses. Since numpy 2.3 a transposed array has the order
+    "K", and then `shape` is that of the buffer, before its axes take their order.
+    """
     array = PickledArray()
     array.content, array.dtype, array.shape, array.order = buffer, pickled_dtype.dtype, shape, order
+    if order == "K" and axis_order is not None:
+        array.order, array.axes = "C", axis_order
     return array
 
 
@@ -157,6 +179,9 @@ BUILDERS = {
     ("numpy", "dtype"): PickledDtype,
     ("numpy", "ndarray"): PickledArray,
     ("_codecs", "encode"): build_bytes,
+    ("collections", "OrderedDict"): build_dict,
+    ("collections", "defaultdict"): lambda factory=None: PickledDict(),  # nothing is added to what was read
+    **{(module, name): refuse_call for module in ("builtins", "__builtin__") for name in FACTORIES},
 }
 for numpy_core in ("numpy.core", "numpy._core"):  # before and since numpy 2
     BUILDERS[f"{numpy_core}.multiarray", "_reconstruct"] = build_empty_array
@@ -182,6 +207,7 @@ class ArrayUnpickler(pickle._Unpickler):
 
         def builder(*arguments):  # a new one for each use, since a pickle may alter what it is given
             self.grow(sum(len(x) for x in arguments if isinstance(x, (str, bytes, bytearray, Stretch))))
+            self.grow(sum(ITEM * len(x) for x in arguments if isinstance(x, list)))
             return BUILDERS[module, name](*arguments)
         return builder
 
@@ -254,6 +280,7 @@ class ArrayUnpickler(pickle._Unpickler):
                 raise pickle.UnpicklingError("an array without contents")
             case PickledArray():
                 made = self._flat(value).reshape(value.shape, order=value.order)
+                made = made if value.axes is None else made.transpose(value.axes)
             case dict():
                 made = {self.finish(key): self.finish(item) for key, item in value.items()}
             case list() | tuple():

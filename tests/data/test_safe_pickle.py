@@ -5,6 +5,7 @@ loaded in a process of its own.
 """
 
 import functools
+import inspect
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+from collections import OrderedDict, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,6 +241,105 @@ def test_before_and_since_numpy_2(core):
     assert_same(load(stream), [NUMBERS, NUMBERS, NUMBERS[0, 0, 0]])
 
 
+AXES = [(0, 2, 1), (1, 2, 0), (2, 0, 1), (1, 0, 2), (2, 1, 0)]
+
+
+@every_protocol
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("steps", [slice(None), slice(1, 3), slice(None, None, 2)])
+def test_permuted_arrays(axes, steps, protocol):
+    """As a transposed array comes out of its own numpy, parts of it included."""
+    value = NUMBERS.transpose(axes)[steps]
+    assert_same(load(pickle.dumps({"x": value}, protocol)), {"x": value})
+
+
+@pytest.mark.parametrize("axes", AXES)
+def test_permuted_arrays_of_numpy_2_3(axes):
+    """Put together by hand, whatever numpy is installed: the shape is that of the buffer, before it is transposed."""
+    buffer = Call(Name("_codecs", "encode"), (NUMBERS.tobytes().decode("latin1"), "latin1"))
+    call = Call(Name("numpy._core.numeric", "_frombuffer"), (buffer, forged_dtype("f8", "<"), NUMBERS.shape, "K", axes))
+    assert_same(load(assemble([call])), [NUMBERS.transpose(axes)])
+
+
+def test_long_permuted_arrays_are_views_of_the_file(tmp_path):
+    value = np.arange(300_000.0).reshape(100, 50, 60).transpose(0, 2, 1)[:90]
+    (tmp_path / "file.pkl").write_bytes(pickle.dumps(value, 5))
+    with (tmp_path / "file.pkl").open("rb") as file:
+        ours = load_arrays(file)
+    assert_same(ours, value)
+    assert not ours.flags.owndata
+    release_pages(ours)
+    assert_same(ours, value)
+
+
+@pytest.mark.parametrize("order, axes", [("K", (0, 1, 1)), ("K", (0, 1)), ("K", "210"), ("K", None), ("Z", (0, 1, 2)),
+                                         ("K", (0, 1, 7)), ("K", 5)])
+def test_axes_that_are_none(order, axes):
+    buffer = Call(Name("_codecs", "encode"), (NUMBERS.tobytes().decode("latin1"), "latin1"))
+    with pytest.raises(pickle.UnpicklingError):
+        load(assemble(Call(Name("numpy._core.numeric", "_frombuffer"), (buffer, F8, NUMBERS.shape, order, axes))))
+
+
+def reductions(value):
+    """The (function, arguments) and the states by which numpy pickles a value, in every protocol, at every depth."""
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        function, arguments, *state = value.__reduce_ex__(protocol)[:3]
+        yield function, arguments, state[0] if state else None
+        for argument in arguments:
+            if isinstance(argument, np.dtype):
+                yield from reductions(argument)
+
+
+def test_numpy_calls_what_we_stand_in_for():
+    """Each function that the installed numpy writes has a stand-in, which takes as many arguments; a new name, argument
+    or field of a state is noticed here.
+    """
+    frombuffer = inspect.signature(np._core.numeric._frombuffer).parameters
+    ours = inspect.signature(safe_pickle.build_array_from_buffer).parameters
+    assert len(frombuffer) <= len(ours)
+    values = [NUMBERS, NUMBERS.transpose(1, 2, 0), np.asfortranarray(NUMBERS), NUMBERS[::2], NUMBERS[0, 0, 0],
+              objects(["a", 1]), np.array(["ab"]), np.str_("a"), np.bool_(True), NUMBERS.astype(">f4")]
+    for function, arguments, state in (reduction for value in values for reduction in reductions(value)):
+        module, name = function.__module__, function.__name__
+        if name in ("_reconstruct", "scalar"):
+            module = "numpy._core.multiarray"
+        builder = safe_pickle.BUILDERS[module, name]
+        inspect.signature(builder).bind(*arguments)
+        assert state is None or len(state) == (8 if name == "dtype" else 5), (name, state)
+
+
+CONTAINERS = {
+    "OrderedDict": OrderedDict([("train", OrderedDict(text=NUMBERS)), (3, [OrderedDict()])]),
+    "defaultdict": defaultdict(list, {"train": defaultdict(dict, text=NUMBERS), 3: defaultdict(None)}),
+    "both": {"train": defaultdict(int, a=OrderedDict(b=[1]))},
+}
+
+
+@every_protocol
+@pytest.mark.parametrize("value", CONTAINERS.values(), ids=CONTAINERS)
+def test_ordered_and_default_dicts_are_dicts(value, protocol):
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return list(map(plain, value)) if isinstance(value, list) else value
+    assert_same(load(pickle.dumps(value, protocol)), plain(value))
+
+
+def test_ordered_dicts_of_python_2():
+    pairs = Call(Name("collections", "OrderedDict"), ([["train", 1], ["test", [2]]],), {"hint": 1})
+    assert_same(load(assemble(pairs)), {"train": 1, "test": [2]})
+
+
+@pytest.mark.parametrize("attack", [
+    Call(Name("builtins", "list"), (["x"],)), Call(Name("__builtin__", "dict")), Name("builtins", "list"),
+    Call(Name("collections", "defaultdict"), (Call(Name("builtins", "eval"), ("1",)),)),
+    {"x": Call(Name("collections", "OrderedDict"), ([[Name("os", "system"), 1]],))},
+])
+def test_dicts_open_no_door(attack):
+    with pytest.raises(RefusedPickle):
+        load(assemble(attack))
+
+
 def test_what_follows_the_pickle_is_left_alone():
     file = io.BytesIO(pickle.dumps([1]) + pickle.dumps([2]))
     assert load_arrays(file) == [1]
@@ -366,7 +467,7 @@ def test_no_object_reduces(protocol, tmp_path):
     ("numpy", "ndarray.tofile"), ("numpy", "dtype.__init__"), ("numpy", "ndarray.__reduce__.__self__"),
     ("numpy.core.multiarray", "frombuffer"), ("numpy._core.multiarray", "fromfile"), ("numpy._core.numeric", "load"),
     ("numpy.core.multiarray", "_reconstruct.__globals__"), ("_codecs", "decode"), ("codecs", "encode"),
-    ("collections", "OrderedDict"), ("copyreg", "_reconstructor"), ("builtins", "set"),
+    ("collections", "Counter"), ("collections", "deque"), ("copyreg", "_reconstructor"), ("builtins", "set"),
     ("torch._utils", "_rebuild_tensor_v2"), ("src.data.safe_pickle", "PickledArray"),
 ])
 def test_other_names_are_refused(module, name):
@@ -442,6 +543,8 @@ def test_lists_that_double_do_not_hang():
 
 TIMES = 20_000
 GROWING = {  # of some 500 kB
+    "dicts": [Name("collections", "OrderedDict"), b"q\x00", ([[i, i] for i in range(25_000)],), b"q\x01", b"00",
+              b"h\x00h\x01R" * TIMES],
     "bytes": [Name("_codecs", "encode"), b"q\x00", ("x" * 300_000, "latin1"), b"q\x01", b"00",
               b"h\x00h\x01R" * TIMES],
     "objects": [Name("numpy", "ndarray"), b"q\x00", (1, (100_000,), O8, False, [None] * 100_000), b"q\x01", b"00",
