@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pickle
 import shutil
 import sys
 import zipfile
@@ -27,8 +26,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
-from src.data.safe_pickle import RefusedPickle, load_arrays, release_pages
+from src.data.safe_pickle import release_pages
 from src.errors import UserError, printable
 from src.files import wait_for
 
@@ -79,11 +79,7 @@ def read_file(path: Path, cache_dir: str | Path | None, check: Callable[[dict[st
                 if converted := load(folder, source, wanted):
                     return converted
             return convert_file(path, file, source, cache_dir, check)
-    except RefusedPickle as error:
-        raise UserError(
-            f"{path} was not read: it holds {error}, and only numpy arrays and plain containers are safe to load"
-        ) from error
-    except (pickle.UnpicklingError, OSError) as error:
+    except OSError as error:
         raise UserError(f"{path} cannot be read: {error}; copy or download it again") from error
 
 
@@ -107,7 +103,7 @@ def places(path: Path, cache_dir: str | Path | None) -> list[Path]:
 def convert_file(path: Path, file: BufferedReader, source: dict[str, Any], cache_dir: str | Path | None,
                  check: Callable[[dict[str, RawSplit]], Any]) -> Converted:
     """Convert an open file into the first place that takes it."""
-    protocol, splits = read_layout(load_arrays(file), path)
+    protocol, splits = read_layout(read_pickle(file, path), path)
     check(splits)
     source = {**source, "sha256": sha256_of(file)}
     notes = []

@@ -4,7 +4,6 @@ With --picture OUT.png it also draws the three streams of one sample, as trainin
 passed through in chunks, so it may be of any size; nothing of it is run or kept.
 """
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +13,9 @@ import matplotlib
 import numpy as np
 
 from src.data.cache import convert, read_file, sha256_of, to_front
+from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
-from src.data.safe_pickle import load_arrays, release_pages
+from src.data.safe_pickle import release_pages
 from src.data.specs import DatasetSpec, check_owner, find_spec, owner_of, told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
@@ -49,8 +49,8 @@ def find(path: Path, dataset: str | None, aligned: bool) -> Found:
                         + (f", as {files}" if files else ""))
     try:
         with path.open("rb") as file:
-            raw, sha256 = load_arrays(file), sha256_of(file)
-    except (pickle.UnpicklingError, OSError) as error:
+            raw, sha256 = read_pickle(file, path), sha256_of(file)
+    except (UserError, OSError) as error:
         read_file(path, None, check=lambda splits: None)  # says it as main.py does
         raise UserError(f"{path} is damaged; main.py would take what an earlier run kept of it") from error
     told, told_aligned = told_by_path(path)

@@ -346,8 +346,8 @@ class Refused:
 WHOLE = pickle.dumps(make_splits(), protocol=4)
 FILES = {
     "empty": (b"", "cannot be read: damaged or not a pickle"),
-    "text": (b"id,label\n1,2\n", "cannot be read: damaged or not a pickle"),
-    "zip": (b"PK\x03\x04" * 30, "cannot be read: damaged or not a pickle"),
+    "text": (b"id,label\n1,2\n", "is no pickle: it is text"),
+    "zip": (b"PK\x03\x04" * 30, "is no pickle: it is a zip"),
     "cut": (WHOLE[: len(WHOLE) // 2], "cannot be read: damaged or not a pickle"),
     "cut at the end": (WHOLE[:-1], "cannot be read: damaged or not a pickle"),
     "control characters": (b"F\x1b[2J\n.", "cannot be read: damaged or not a pickle"),
