@@ -5,7 +5,7 @@ A class of the registry (src/models.py) may have two attributes: `options`, a tu
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -101,17 +101,22 @@ class Option:
     def check(self, value: Any, default: Any) -> None:
         """ValueError unless the option can have a value."""
         if self.switches:
-            allowed = [default, *(constant for constant, _ in self.switches.values())]
-            fits = value in allowed and isinstance(value, bool) == isinstance(default, bool)
+            constants = [constant for constant, _ in self.switches.values()]
+            check_value(self.name, value, bool if isinstance(default, bool) else object, choices=[default, *constants])
         else:
-            fits = is_kind(value, type(default))
-        if not fits:
-            raise ValueError(f"{self.name} is {value!r}")
-        try:
-            if not self.switches:
-                self.type(str(value))
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f"{self.name}: {error}") from error
+            check_value(self.name, value, type(default), self.type)
+
+
+def check_value(name: str, value: Any, kind: Any, convert: Callable[[str], Any] = str,
+                choices: Collection | None = None) -> None:
+    """ValueError unless a value is of the kind and, if not None, one of the choices and fit for the argparse type."""
+    if not is_kind(value, kind) or (choices and value not in (None, *choices)):
+        raise ValueError(f"{name} is {value!r}")
+    try:
+        if value is not None:
+            convert(str(value))
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def is_kind(value: Any, kind: Any) -> bool:

@@ -18,7 +18,7 @@ from src.data.specs import DatasetSpec, find_spec
 from src.dataset import Dataset
 from src.errors import Parser, UserError, printable
 from src.models import MODELS, arguments_of, check_used, find_model, options_of, owners_of
-from src.options import MOST_LAYERS, Option, count, is_kind, positive, probability
+from src.options import MOST_LAYERS, Option, check_value, count, positive, probability
 from src.presets import read_preset, search_cost
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
@@ -134,15 +134,13 @@ class Settings:
 
     def model_arguments(self) -> dict[str, Any]:
         """The arguments of the model's class that settings decide."""
-        own = {ARGUMENTS.get(f.name, f.name): getattr(self, f.name) for f in fields(self)} | self.options
-        own["kernel_sizes"] = (self.kernel_l, self.kernel_a, self.kernel_v)
-        return {name: own[name] for name in arguments_of(self.model) if name in own}
+        kernel_sizes = (self.kernel_l, self.kernel_a, self.kernel_v)
+        values = {**vars(self), **self.options, "layers": self.nlevels, "kernel_sizes": kernel_sizes}
+        return {name: values[name] for name in arguments_of(self.model) if name in values}
 
     def training(self) -> dict[str, Any]:
         """The settings that `fit` takes."""
-        names = (
-            "num_epochs", "early_stop", "batch_size", "batch_chunk", "clip", "trim_padding", "sort_batches",
-        )
+        names = ("num_epochs", "early_stop", "batch_size", "batch_chunk", "clip", "trim_padding", "sort_batches")
         return {name: getattr(self, name) for name in names}
 
     def check_batches(self, dataset: Dataset) -> None:
@@ -153,16 +151,19 @@ class Settings:
             )
 
 
+SHARED = {f.name: f for f in fields(Settings) if f.name != "options"}  # those that do not belong to one model
+
+
 def unused(model: str) -> set[str]:
     """The fields of Settings that only other models use."""
-    taken = set(arguments_of(model))
-    names = {f.name: ARGUMENTS.get(f.name, f.name) for f in fields(Settings)}
-    return {name for name, argument in names.items() if argument not in taken and owners_of(argument)}
+    owners = {name: owners_of(ARGUMENTS.get(name, name)) for name in SHARED}
+    return {name for name, models in owners.items() if models and model not in models}
 
 
 def make_parser() -> Parser:
     """The command line of main.py. Only flags that are given appear in what it parses."""
-    models = " or ".join(filter(None, (", ".join(list(MODELS)[:-1]), list(MODELS)[-1])))
+    *others, last = MODELS
+    models = f"{', '.join(others)} or {last}"
     parser = Parser(
         prog="python main.py", allow_abbrev=False, argument_default=argparse.SUPPRESS,
         description=f"Train and evaluate {models} on unaligned or aligned multimodal sequences.",
@@ -203,9 +204,9 @@ def add_model_options(parser: Parser) -> None:
         group = parser.add_argument_group(title)
         for name, by_model in members:
             switches = {names: switch for option in by_model.values() for names, switch in option.switches.items()}
+            exclusive = group.add_mutually_exclusive_group() if switches else group
             for names, (value, text) in switches.items():
-                group.add_argument(*names.split(), dest=name, action="append_const", const=(names.split()[0], value),
-                                   help=text)
+                exclusive.add_argument(*names.split(), dest=name, action="store_const", const=value, help=text)
             if not switches:
                 texts = {m: f"{option.help} (default: {arguments_of(m)[name]})" for m, option in by_model.items()}
                 if len(set(texts.values())) > 1:
@@ -216,23 +217,20 @@ def add_model_options(parser: Parser) -> None:
 
 def taken_by_any(types: list[Callable[[str], Any]]) -> Callable[[str], Any]:
     """An argparse type: a value that one of some types takes, by the first that does."""
+    *others, last = types
+
     def convert(text: str) -> Any:
-        for convert_one in types[:-1]:
+        for convert_one in others:
             with suppress(ValueError, argparse.ArgumentTypeError):
                 return convert_one(text)
-        return types[-1](text)
-    convert.__name__ = types[-1].__name__
+        return last(text)
+    convert.__name__ = last.__name__
     return convert
 
 
 def parse_flags(argv: Iterable[str]) -> dict[str, Any]:
     """The flags given on a command line, by name; UserError where they are wrong or contradict each other."""
     flags = vars(make_parser().parse_args(list(argv)))
-    for name in set(flags) & set(declared_options()):
-        if isinstance(given := flags[name], list):
-            if len({value for _, value in given}) > 1:
-                raise UserError(f"{' and '.join(switch for switch, _ in given)} exclude each other; give one of them")
-            flags[name] = given[0][1]
     if flags.pop("no_cuda", False) and flags.setdefault("device", "cpu") != "cpu":
         raise UserError(f"--no_cuda contradicts --device {flags['device']}; leave one of them out")
     return flags
@@ -240,8 +238,7 @@ def parse_flags(argv: Iterable[str]) -> dict[str, Any]:
 
 def resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
     """Settings of the flags given, and {name: where its value came from}."""
-    shared = {f.name: f.default for f in fields(Settings) if f.name != "options"}
-    if others := set(flags) - set(shared) - set(declared_options()):
+    if others := set(flags) - set(SHARED) - set(declared_options()):
         raise UserError(f"--{', --'.join(sorted(others))} cannot be given here: it is no setting of a run")
     spec = find_spec(flags.get("dataset", Settings.dataset))
     try:
@@ -251,25 +248,26 @@ def resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
     preset = flags.get("preset") or ("paper" if spec.paper else "stock")
     if preset == "paper" and not spec.paper:
         raise UserError(f"--preset paper: MulT's Table 5 has no row for {spec.name!r}; use --preset stock")
-    values = {name: (default, "stock default") for name, default in shared.items()}
-    values |= {name: (arguments_of(model)[name], f"default of {model}") for name in options_of(model)}
-    if preset == "paper":
-        values |= {name: (value, spec.paper_source) for name, value in spec.paper.items()}
-    if preset not in PRESETS:
-        values |= {name: (value, f"preset {preset}") for name, value in preset_of_file(preset, model).items()}
-    values |= {name: (value, "flag") for name, value in flags.items()}
-    values |= {"model": (model, values["model"][1]), "dataset": (spec.name, values["dataset"][1]),
-               "preset": (preset, "flag" if "preset" in flags else "default of the data set")}
+    sources: list[tuple[str, Mapping[str, Any]]] = [  # each goes before those above it
+        ("stock default", {name: f.default for name, f in SHARED.items()}),
+        (f"default of {model}", {name: arguments_of(model)[name] for name in options_of(model)}),
+        ("default of the data set", {"preset": preset}),
+        (spec.paper_source, spec.paper if preset == "paper" else {}),
+        (f"preset {preset}", {} if preset in PRESETS else preset_of_file(preset, model)),
+        ("flag", flags),
+    ]
+    values = {name: value for _, layer in sources for name, value in layer.items()}
     try:
         given = {ARGUMENTS.get(name, name): value for name, value in flags.items()}
         check_used(model, {name: value for name, value in given.items() if owners_of(name)})
-        settings = make_settings({name: value for name, (value, _) in values.items()})
-    except (ValueError, argparse.ArgumentTypeError) as error:
+        settings = make_settings(values | {"model": model, "dataset": spec.name})
+    except ValueError as error:
         raise UserError(str(error)) from error
     for name, needed in NEEDS.items():
         if getattr(settings, name) and not getattr(settings, needed):
             raise UserError(f"--{name} works only with --{needed}; add that")
-    return settings, {name: values[name][1] for name in settings.recorded()}
+    came_from = {name: source for source, layer in sources for name in layer}
+    return settings, {name: came_from[name] for name in settings.recorded()}
 
 
 def preset_of_file(path: str, model: str) -> dict[str, Any]:
@@ -288,7 +286,7 @@ def presettable(model: str) -> list[str]:
     """The settings that a preset of a model may hold: those that decide the model and its training."""
     left_out = {*unused(model), "seed", "init_from"}
     groups = ("dropout", "architecture", "training")
-    shared = [f.name for f in fields(Settings) if f.metadata.get("group") in groups and f.name not in left_out]
+    shared = [name for name, f in SHARED.items() if f.metadata.get("group") in groups and name not in left_out]
     return [*shared, *options_of(model)]
 
 
@@ -296,35 +294,26 @@ def read_settings(record: Any, where: object) -> Settings:
     """The Settings that `recorded` gave, from a file; UserError, naming it, where no flags give such."""
     try:
         return make_settings(record)
-    except (ValueError, TypeError, KeyError, AttributeError, argparse.ArgumentTypeError) as error:
-        raise UserError(
-            f"{where} is damaged or was written by another version of this code: {printable(error)}"
-        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = printable(error)
+        raise UserError(f"{where} is damaged or was written by another version of this code: {reason}") from error
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
-    """The Settings of values by name; an error, one of those that `read_settings` names, where a value is wrong."""
-    model, shared = values["model"], {f.name: f for f in fields(Settings) if f.name != "options"}
+    """The Settings of values by name. A wrong value or name is a ValueError; a record of another form raises one of
+    the errors that `read_settings` catches.
+    """
+    model = values["model"]
     if model not in MODELS:
         raise ValueError(f"there is no model {model}")
     own = options_of(model)
     for name, value in values.items():
         if name in own:
             own[name].check(value, arguments_of(model)[name])
-        elif name in shared:
-            check_value(name, value, shared[name].type, shared[name].metadata)
+        elif name in SHARED:
+            allowed = SHARED[name].metadata
+            check_value(name, value, SHARED[name].type, allowed.get("type", str), allowed.get("choices"))
         else:
             raise ValueError(f"there is no setting {name}")
     options = {name: values.get(name, arguments_of(model)[name]) for name in own}
-    return Settings(**{name: value for name, value in values.items() if name in shared}, options=options)
-
-
-def check_value(name: str, value: Any, kind: Any, argparse_options: Mapping[str, Any]) -> None:
-    """ValueError, or the error of its flag's type, where a shared setting cannot have a value."""
-    if not is_kind(value, kind):
-        raise ValueError(f"{name} is {value!r}")
-    if value is not None:
-        if "type" in argparse_options:
-            argparse_options["type"](str(value))
-        if value not in argparse_options.get("choices", (value,)):
-            raise ValueError(f"{name} is {value!r}")
+    return Settings(**{name: value for name, value in values.items() if name in SHARED}, options=options)

@@ -81,7 +81,7 @@ def test_records_hold_only_what_the_model_has():
 @pytest.mark.parametrize("line, words", [
     ("--learning_rate 1", "unrecognized arguments: --learning_rate"),
     ("--drop 0.1", "unrecognized arguments"),
-    ("--lonly --aonly", "--lonly and --aonly exclude each other"),
+    ("--lonly --aonly", "argument --aonly: not allowed with argument --lonly"),
     ("--no_cuda --device cuda", "--no_cuda contradicts --device cuda"),
     ("--res_dropout 1", "1 is not a dropout rate"),
     ("--embed_dropout -0.1", "-0.1 is not a dropout rate"),
