@@ -30,6 +30,7 @@ from src.models import PMR
 from src.report.drawing import STYLE, draw_attention, draw_bars, draw_curves, draw_gates, draw_messages, loss_curves
 from src.report.read_runs import Group, collect
 from src.runs.run import load_trained
+from src.runs.run_folder import OutdatedRunError
 from src.tasks import task_of_result
 
 from modules.multimodal import by_modality
@@ -158,7 +159,11 @@ def draw_learned(group: str, stem: str, trial: str, result: dict[str, Any], out:
                  data_path: str | None) -> Iterator:
     """Draw what a PMR decides on the test split; yields a line for each figure that is written or left out."""
     moved = {} if data_path is None else {"data_path": data_path}
-    model, dataset, settings, _ = load_trained(result["folder"], device="auto", **moved)
+    try:
+        model, dataset, settings, _ = load_trained(result["folder"], device="auto", **moved)
+    except OutdatedRunError as error:
+        yield f"# {group}, {trial}: no figure of its decisions, {error}"
+        return
     assert isinstance(model, PMR)
     split, suffix = dataset.splits["test"], trial.removeprefix("PMR")
     if sample is not None and sample not in split.ids:

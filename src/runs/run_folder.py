@@ -45,6 +45,10 @@ class Change(NamedTuple):
     words: str
 
 
+class OutdatedRunError(UserError):
+    """A run of an earlier format would compute other numbers now."""
+
+
 CHANGES = (
     Change(1, lambda settings: settings["mask_padding"], "mask_padding had another rule for steps that see nothing"),
 )
@@ -199,8 +203,8 @@ def check_numbers(content: dict, settings: dict, path: Path | str) -> None:
     """UserError where this version would not compute the numbers of a file's run, from its format and settings."""
     for change in CHANGES:
         if content["format"] <= change.last and change.concerns(settings):
-            raise UserError(f"{path} has format {content['format']}, of a time when {change.words}: this version would "
-                            "compute other numbers; train the run again")
+            raise OutdatedRunError(f"{path} has format {content['format']}, of a time when {change.words}: this "
+                                   "version would compute other numbers; train the run again")
 
 
 def read_result(folder: Path | str) -> dict | None:

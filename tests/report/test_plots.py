@@ -250,6 +250,18 @@ def test_an_ablation_has_no_figures_of_what_it_lacks(trained, tmp_path, capsys):
     ]
 
 
+def test_a_run_of_an_earlier_format_has_no_figures_of_its_decisions(trained, tmp_path, capsys):
+    """Its model would compute other numbers now; the figures of its numbers are drawn all the same."""
+    (tmp_path / "data").symlink_to(trained / "data")
+    train(tmp_path, "--model", "PMR", "--mask_padding")
+    (checkpoint,) = tmp_path.glob("results/*/*/*/*/checkpoint.pt")
+    torch.save(torch.load(checkpoint, weights_only=True) | {"format": 1}, checkpoint)
+    capsys.readouterr()
+    assert main(command(tmp_path)) == 0
+    assert written(tmp_path) == names("mine_unaligned", "bars", "curves")
+    assert "PMR: no figure of its decisions, " in capsys.readouterr().out
+
+
 def test_without_a_pmr_there_is_nothing_learned_to_show(folder, capsys):
     shutil.rmtree(folder / "results/mine/unaligned/PMR")
     assert main(command(folder, "--dataset", "mine")) == 0
