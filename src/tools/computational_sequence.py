@@ -1,8 +1,8 @@
 """CMU-MultimodalSDK's computational sequences: one stream of features in time, of many videos, in an HDF5 file (.csd).
 
 The file holds one group, named after the sequence, with `metadata` and `data`; `data/ID/features` (t, d) and
-`data/ID/intervals` (t, 2), in seconds, are the steps of a video, ID, or of a segment of it, ID "video[number]"
-(github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK, mmsdk/mmdatasdk/computational_sequence).
+`data/ID/intervals` (t, 2), in seconds, are the steps of a video, ID, or of a segment or word of it, ID
+"video[number]" (github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK, mmsdk/mmdatasdk/computational_sequence).
 
 Its published folds, as JSON or as a module of the SDK, list the videos of train, valid and test.
 """
@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def open_sequence(path: str | Path) -> Iterator["ComputationalSequence"]:
         names = list(file)
         if len(names) != 1 or not isinstance(file.get(f"{names[0]}/data"), h5py.Group):
             raise UserError(f"{path} is no computational sequence: it has no single group with 'data' in it")
-        sequence = ComputationalSequence(path, file[names[0]]["data"])
+        sequence = ComputationalSequence(path, file[names[0]]["data"], names[0], dimension_names(file[names[0]]))
         if not all(isinstance(entry, str) for entry in sequence.ids):
             raise UserError(f"{path} is damaged: ids in it are not text; get it again")
         kept_open = stack.pop_all()
@@ -57,14 +57,32 @@ def damaged(fault: str) -> Iterator[None]:
         raise UserError(f"{fault} ({type(error).__name__}: {printable(error)[:200]}); get it again") from error
 
 
+def dimension_names(group: Any) -> tuple[str, ...]:
+    """The names of the features in a sequence's metadata, none where it does not list them."""
+    metadata = group.get("metadata", {})
+    for key in metadata:
+        if key.startswith("dimension names"):  # some versions of the SDK glue the next key to it
+            text = np.asarray(metadata[key]).ravel()[0]
+            with suppress(ValueError):
+                names = json.loads(text)
+                if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+                    return tuple(names)
+    return ()
+
+
 class ComputationalSequence:
     """The entries of an open file; a video that was read last is kept."""
 
-    def __init__(self, path: str | Path, data: Any):
+    def __init__(self, path: str | Path, data: Any, name: str = "", columns: tuple[str, ...] = ()):
         self.path, self.data = path, data
+        self.name, self.columns = name, columns  # of the file's group, and of the features where the file names them
         self.width: int | None = None  # d, once an entry was read
         self._last: tuple[str, tuple[np.ndarray, np.ndarray]] | None = None
-        self.ids = dict.fromkeys(data)  # of its entries, of videos or segments; in order, and quick to look up
+        self.ids = dict.fromkeys(data)  # of its entries, in order, and quick to look up
+        self.numbered: dict[str, dict[int, str]] = {}  # {video: {k: id}} of the entries "video[k]", by k
+        numbered = ((SEGMENT_ID.fullmatch(entry), entry) for entry in self.ids if isinstance(entry, str))
+        for video, k, entry in sorted((match[1], int(match[2]), entry) for match, entry in numbered if match):
+            self.numbered.setdefault(video, {})[k] = entry
 
     def entry(self, entry: str) -> tuple[np.ndarray, np.ndarray]:
         """Features (t, d) and intervals (t, 2) of an entry; UserError where they are no such arrays."""
@@ -75,7 +93,7 @@ class ComputationalSequence:
     def _read(self, entry: str) -> tuple[np.ndarray, np.ndarray]:
         place = f"{self.path}, {printable(entry)}"
         with damaged(f"{place} is damaged or has no features and intervals"):
-            features, intervals = (np.asarray(self.data[entry][key]) for key in ("features", "intervals"))
+            features, intervals = (self.data[f"{entry}/{key}"][()] for key in ("features", "intervals"))
         for name, array in (("features", features), ("intervals", intervals)):
             if array.dtype.kind not in "biuf":
                 raise UserError(f"{place} {name} are not numbers; of words, take the vectors")
@@ -87,19 +105,6 @@ class ComputationalSequence:
             )
         self.width = width
         return features, intervals
-
-    def steps(self, segment: Any) -> np.ndarray | None:
-        """The features (t, d) of a Segment, in their order in time: the entry that has its id, else those steps of its
-        video whose midpoint lies in it, its end excluded. None where the sequence has neither entry.
-        """
-        if segment.id in self.ids:
-            return self.entry(segment.id)[0]
-        if segment.video not in self.ids:
-            return None
-        features, intervals = self.entry(segment.video)
-        middle = intervals.mean(axis=1)
-        inside = np.flatnonzero((segment.start <= middle) & (middle < segment.end))
-        return features[inside[np.argsort(middle[inside], kind="stable")]]
 
 
 def read_folds(path: str | Path) -> dict[str, list[str]]:

@@ -1,18 +1,19 @@
-"""Pack computational sequences (.csd) of CMU-MultimodalSDK into a data file of MulT's format, unaligned:
+"""Pack computational sequences (.csd) of CMU-MultimodalSDK into a data file of MulT's format:
 
     python -m src convert --text WORDS.csd --audio AUDIO.csd --vision VISION.csd --labels LABELS.csd \\
         --folds FOLDS.json --out data/NAME_data_noalign.pkl
 
-Nothing is aligned. A sample is a labelled segment: of each stream it takes the entry of the segment's own id, if there
-is one, or else those steps of its video whose midpoint lies in the segment. FOLDS names the videos of each split. What
-is left out, cut or replaced is counted and printed.
+A sample is a labelled segment. Unaligned, it takes of each stream the entry of the segment's own id, if there is one,
+or else those steps of its video whose midpoint lies in the segment. With --aligned, a sample has the words of the
+segment, and each stream is averaged over each word (src/tools/word_alignment.py). FOLDS names the videos of each split.
+What is left out, cut or replaced is counted and printed.
 """
 
 import os
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,72 +22,62 @@ import numpy as np
 from tqdm import tqdm
 
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
-from src.data.specs import told_by_path
+from src.data.specs import DatasetSpec, told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
-from src.tools.computational_sequence import SEGMENT_ID, ComputationalSequence, open_sequence, read_folds
+from src.tasks import ScoreRegression, SentimentRegression
+from src.tools.computational_sequence import open_sequence, read_folds
+from src.tools.segment_labels import Columns, Segment, labelled_segments, wanted_columns
+from src.tools.timeline import Stream
+from src.tools.word_alignment import WordAligned
 
 STEPS = (50, 375, 500)  # of text, audio and vision in MulT's unaligned MOSI
-DECIMALS = 4  # of the seconds in an id
+ALIGNED_STEPS = 50  # of all three in MulT's aligned files
+ROUNDING = 1e-4  # by which a label may leave its scale
+MOST_OFF_SCALE = 0.25  # of the labels; more of them show another scale
+Finder = Callable[[Segment], dict[str, np.ndarray | None]]  # the streams of a segment, by modality key
 
 
 @dataclass(frozen=True)
-class Segment:
-    """A labelled stretch of a video, in seconds."""
+class Job:
+    """The files to pack and how: `paths` and `steps` are by modality key."""
 
-    video: str
-    number: int
-    start: float
-    end: float
-    score: float
-
-    @property
-    def id(self) -> str:
-        """Its id in sequences of segments."""
-        return f"{self.video}[{self.number}]"
-
-    @property
-    def fields(self) -> tuple[str, str, str]:
-        """Its id in MulT's files: video, start, end."""
-        return self.video, str(round(self.start, DECIMALS)), str(round(self.end, DECIMALS))
+    paths: dict[str, str]
+    labels: str
+    folds: str
+    steps: dict[str, int]
+    aligned: bool
+    columns: list[str] | None  # of the labels, by name or number
+    spec: DatasetSpec  # of the file that is made
 
 
-def labelled_segments(labels: ComputationalSequence) -> dict[str, list[Segment]]:
-    """{video: its Segments} of a sequence of labels, whose first feature is the sentiment."""
-    segments: dict[str, list[Segment]] = {}
-    for entry in labels.ids:
-        features, intervals = labels.entry(entry)
-        video, number = match.groups() if (match := SEGMENT_ID.fullmatch(entry)) else (entry, None)
-        if number is not None and len(features) != 1:
-            raise UserError(f"{labels.path}, {printable(entry)} has {len(features)} labels; a segment has one")
-        for i, (score, (start, end)) in enumerate(zip(features[:, 0], intervals, strict=True)):
-            own = i if number is None else int(number)
-            segments.setdefault(video, []).append(Segment(video, own, float(start), float(end), float(score)))
-    return segments
+def unaligned(streams: dict[str, Stream]) -> Finder:
+    """Finds the steps of each stream that lie in a segment."""
+    return lambda segment: {key: stream.inside(segment) for key, stream in streams.items()}
 
 
-def pack(segments: list[Segment], sequences: dict[str, ComputationalSequence], steps: dict[str, int], told: Counter,
+def pack(segments: list[Segment], find: Finder, columns: Columns, shapes: dict[str, tuple[int, int]], told: Counter,
          bar: tqdm) -> dict[str, np.ndarray]:
-    """The arrays of a split that has these Segments. `sequences` and `steps` are by modality key; what is left out,
-    cut or replaced is counted in `told`.
+    """The arrays of a split that has these Segments, with zeros in front. `shapes` are (steps, width) by modality key;
+    what is left out, cut or replaced is counted in `told`.
     """
     kept: list[Segment] = []
-    streams: dict[str, list[np.ndarray | None]] = {key: [] for key in MODALITY_KEYS}
+    arrays = {key: np.zeros((len(segments), *shape), dtype=np.float32) for key, shape in shapes.items()}
     for segment in segments:
         bar.update()
-        found = {key: sequence.steps(segment) for key, sequence in sequences.items()}
-        if not np.isfinite(segment.score):
-            told["left out: segments without a finite label"] += 1
-        elif found["text"] is None or not len(found["text"]):
+        found = find(segment)
+        if found["text"] is None or not len(found["text"]):
             told["left out: segments without text"] += 1
-        else:
-            kept.append(segment)
-            for key, features in found.items():
-                streams[key].append(prepared(features, key, steps[key], told))
+            continue
+        for key, features in found.items():
+            steps = prepared(features, key, shapes[key][0], told)
+            if steps is not None:
+                arrays[key][len(kept), -len(steps):] = steps
+        kept.append(segment)
     return {
-        **{key: in_front_of(streams[key], steps[key], sequences[key].width or 0) for key in MODALITY_KEYS},
-        "labels": np.array([segment.score for segment in kept], dtype=np.float32).reshape(-1, 1, 1),
+        **{key: array[:len(kept)] for key, array in arrays.items()},
+        "labels": columns.array(kept),
         "id": np.array([segment.fields for segment in kept]),
     }
 
@@ -105,52 +96,72 @@ def prepared(features: np.ndarray | None, key: str, steps: int, told: Counter) -
     return np.nan_to_num(features, nan=0, posinf=0, neginf=0)
 
 
-def in_front_of(streams: list[np.ndarray | None], steps: int, width: int) -> np.ndarray:
-    """Streams (t, width) or None as one array (N, steps, width), with zeros in front."""
-    array = np.zeros((len(streams), steps, width), dtype=np.float32)
-    for sample, features in zip(array, streams, strict=True):
-        if features is not None:
-            sample[steps - len(features):] = features
-    return array
-
-
-def convert(paths: dict[str, str], labels_path: str, folds_path: str,
-            steps: dict[str, int]) -> tuple[dict[str, dict[str, np.ndarray]], Counter]:
-    """The dict of a data file out of .csd files, and what was counted on the way. `paths` and `steps` are by modality
-    key. UserError where the files do not fit each other.
+def convert(job: Job) -> tuple[dict[str, dict[str, np.ndarray]], Counter, Columns]:
+    """The dict of a data file out of .csd files, what was counted on the way, and the columns of the labels.
+    UserError where the files do not fit each other.
     """
     told: Counter = Counter()
-    folds = read_folds(folds_path)
+    folds = read_folds(job.folds)
     with ExitStack() as stack:
-        labels, *opened = (stack.enter_context(open_sequence(path)) for path in (labels_path, *paths.values()))
-        sequences = dict(zip(paths, opened, strict=True))
-        segments = labelled_segments(labels)
+        labels, *opened = (stack.enter_context(open_sequence(path)) for path in (job.labels, *job.paths.values()))
+        columns = wanted_columns(labels, job.columns)
+        segments = labelled_segments(labels, columns)
         for video in segments.keys() - set().union(*folds.values()):
             told["left out: segments of videos in no fold"] += len(segments[video])
         of_split = {split: [s for video in folds[split] for s in segments.get(video, ())] for split in SPLITS}
         told["videos of the folds without labels"] = sum(v not in segments for of in folds.values() for v in of)
         for split, here in of_split.items():
             if not here:
-                raise UserError(f"{labels_path} labels no video of {split} in {folds_path}: are both of one data set? "
+                raise UserError(f"{job.labels} labels no video of {split} in {job.folds}: are both of one data set? "
                                 f"Its first video is {printable(next(iter(segments), 'missing'))}")
-        check_in_use(sequences, segments)
+        of_split = with_label(of_split, columns, job, told)
+        streams = {key: Stream(sequence, segments) for key, sequence in zip(job.paths, opened, strict=True)}
+        check_in_use(streams, segments)
+        for key, stream in streams.items():
+            told[f"{key}: videos whose ids count words, joined in time"] = (
+                len(stream.sequence.numbered) if stream.counts_words else 0)
+        shapes = {key: (job.steps[key], stream.width) for key, stream in streams.items()}
+        find = WordAligned(streams, told) if job.aligned else unaligned(streams)
         with tqdm(total=sum(map(len, of_split.values())), unit="segment", disable=not sys.stderr.isatty()) as bar:
-            splits = {split: pack(here, sequences, steps, told, bar) for split, here in of_split.items()}
+            splits = {split: pack(here, find, columns, shapes, told, bar) for split, here in of_split.items()}
     if empty := [split for split, arrays in splits.items() if not len(arrays["labels"])]:
-        raise UserError(f"no segment of {empty[0]} has text in {paths['text']} and a label in {labels_path}")
-    return splits, told
+        raise UserError(f"no segment of {empty[0]} has text in {job.paths['text']} and a label in {job.labels}")
+    return splits, told, columns
 
 
-def check_in_use(sequences: dict[str, ComputationalSequence], segments: dict[str, list[Segment]]) -> None:
-    """UserError unless each sequence has an entry of a labelled segment; afterwards its width is known."""
-    for sequence in sequences.values():
-        for entry in sequence.ids:
-            match = SEGMENT_ID.fullmatch(entry)
-            if (match[1] if match else entry) in segments:
-                sequence.entry(entry)
-                break
-        else:
-            raise UserError(f"{sequence.path} has none of the videos that are labelled: is it of another data set?")
+def with_label(of_split: dict[str, list[Segment]], columns: Columns, job: Job,
+               told: Counter) -> dict[str, list[Segment]]:
+    """The segments whose label is finite and on the scale of the task; UserError where many are off the scale."""
+    finite = {split: [s for s in segments if np.isfinite(s.values).all()] for split, segments in of_split.items()}
+    told["left out: segments without a finite label"] = count_of(of_split) - count_of(finite)
+    task = job.spec.task or SentimentRegression()
+    if columns.are_emotions or not isinstance(task, ScoreRegression):
+        return finite
+    low, high = -task.bound, task.bound
+    kept = {split: [s.clipped(low, high) for s in segments if low - ROUNDING <= s.values[0] <= high + ROUNDING]
+            for split, segments in finite.items()}
+    off = count_of(finite) - count_of(kept)
+    if off > MOST_OFF_SCALE * count_of(finite):
+        first = next(s for segments in finite.values() for s in segments if not low <= s.values[0] <= high)
+        raise UserError(f"{job.labels} holds {first.values[0]:g}, and {off} of {count_of(finite)} labels are off the "
+                        f"scale: sentiment goes from {low} to {high}; rescale them, or choose by --label_columns")
+    told[f"left out: segments with a label off the scale {low} to {high}"] = off
+    return kept
+
+
+def count_of(of_split: dict[str, list[Segment]]) -> int:
+    """The number of segments of all splits."""
+    return sum(map(len, of_split.values()))
+
+
+def check_in_use(streams: dict[str, Stream], segments: dict[str, list[Segment]]) -> None:
+    """UserError unless each stream has an entry of a labelled video; afterwards its width is known."""
+    for stream in streams.values():
+        video = next((video for video in segments if stream.has(video)), None)
+        if video is None:
+            raise UserError(f"{stream.sequence.path} has none of the videos that are labelled: is it of another data "
+                            "set?")
+        stream.of_video(video)
 
 
 def write(splits: dict, path: Path) -> None:
@@ -175,26 +186,49 @@ def run(argv: Sequence[str] | None) -> None:
         parser.add_argument(f"--{key}", required=True, metavar="FILE.csd", help=f"the computational sequence of {key}")
     parser.add_argument("--folds", required=True, metavar="FILE", help="the ids of the videos of train, valid and test")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="NAME_data_noalign.pkl in some folder")
-    parser.add_argument("--steps", nargs=3, type=count(1), default=STEPS, metavar=("TEXT", "AUDIO", "VISION"),
-                        help=f"longest sequences; of longer ones the end is kept (default: {STEPS})")
+    parser.add_argument("--steps", nargs="+", type=count(1), metavar="STEPS",
+                        help=f"longest sequences of text, audio and vision (default: {STEPS}), or one length for all; "
+                             f"--aligned takes one (default: {ALIGNED_STEPS}); of longer ones the end is kept")
+    parser.add_argument("--aligned", action="store_true",
+                        help="average audio and vision over the words of text, and name the file NAME_data.pkl")
+    parser.add_argument("--label_columns", nargs="+", metavar="COLUMN",
+                        help="the labels wanted, by name or number from 1, of a file with several columns: a score, or "
+                             "emotions of CMU-MOSEI, which count as present above 0")
     arguments = parser.parse_args(argv)
-    out = arguments.out
+    out, aligned = arguments.out, arguments.aligned
+    ending = "_data.pkl" if aligned else "_data_noalign.pkl"
     spec, _ = told_by_path(out)
-    if spec is None or not out.name.endswith("_data_noalign.pkl") or spec.make:
-        raise UserError(f"--out {out}: main.py finds unaligned data as NAME_data_noalign.pkl, NAME not demo; "
-                        "name it so")
+    if spec is None or not out.name.endswith(ending) or spec.make:
+        raise UserError(f"--out {out}: main.py finds {'aligned' if aligned else 'unaligned'} data as NAME{ending}, "
+                        "NAME not demo; name it so" + (", or add --aligned" if out.name.endswith("_data.pkl") else ""))
     if out.exists():
         raise UserError(f"--out {out} is there already; move it away or give another name")
     paths = {key: getattr(arguments, key) for key in MODALITY_KEYS}
-    splits, told = convert(paths, arguments.labels, arguments.folds, dict(zip(paths, arguments.steps, strict=True)))
-    check_splits(read_layout(splits, out)[1], spec, False, out)
+    job = Job(paths, arguments.labels, arguments.folds, lengths(arguments.steps, aligned), aligned,
+              arguments.label_columns, spec)
+    splits, told, columns = convert(job)
+    check_splits(read_layout(splits, out)[1], spec, aligned, out)
     write(splits, out)
     for split, arrays in splits.items():
         print(f"{split}: {len(arrays['labels'])} samples")
+    if ", " in columns.listing:
+        print(f"labels: {' '.join(map(printable, columns.names))}, of the columns {columns.listing}"
+              + ("; present above 0" if columns.are_emotions else ""))
     for what, number in sorted(told.items()):
         if number:
             print(f"{what}: {number}")
-    print(f"{out} is written: python main.py --dataset {spec.name} --data_path {out.parent}")
+    print(f"{out} is written: python main.py --dataset {spec.name} --data_path {out.parent}"
+          + (" --aligned" if aligned else ""))
+
+
+def lengths(steps: list[int] | None, aligned: bool) -> dict[str, int]:
+    """{modality key: its longest sequence} of --steps; UserError where the number of lengths does not fit."""
+    steps = steps or ([ALIGNED_STEPS] if aligned else list(STEPS))
+    steps = steps * len(MODALITY_KEYS) if len(steps) == 1 else steps
+    if len(steps) != len(MODALITY_KEYS) or (aligned and len(set(steps)) > 1):
+        wanted = "one length with --aligned" if aligned else "one or three lengths"
+        raise UserError(f"--steps takes {wanted}; there are {' '.join(map(str, steps))}")
+    return dict(zip(MODALITY_KEYS, steps, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

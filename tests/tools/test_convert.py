@@ -1,6 +1,7 @@
 """Packing computational sequences: what a sample takes of each stream, what is counted, and what a user is told."""
 
 import json
+import pickle
 import sys
 
 import h5py
@@ -11,20 +12,12 @@ from main import main as train
 from src.data.specs import find_spec
 from src.dataset import load_dataset
 from src.tools.convert import main
+from tests.csd_files import write_csd
 
 VIDEOS = ["vid-1", "vid_2", "vid3", "vid4"]
 FOLDS = {"train": VIDEOS[:2], "valid": VIDEOS[2:3], "test": VIDEOS[3:]}
 WIDTHS = {"text": 4, "audio": 3, "vision": 2}
 RATES = {"text": 1.0, "audio": 0.5, "vision": 0.25}  # seconds a step
-
-
-def write_csd(path, entries):
-    """Write {id: (features, intervals)} as a computational sequence."""
-    with h5py.File(path, "w") as file:
-        data = file.create_group("the sequence/data")
-        for entry, (features, intervals) in entries.items():
-            data[f"{entry}/features"], data[f"{entry}/intervals"] = features, np.asarray(intervals, dtype=float)
-        file["the sequence/metadata/root name"] = '"the sequence"'
 
 
 def stream(key, seconds=8):
@@ -45,9 +38,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def command(folder, *more, out="data/mosi_data_noalign.pkl", folds="folds.json"):
+def command(folder, *more, out="data/mosi_data_noalign.pkl", folds="folds.json", columns=("1",)):
     files = [part for key in (*WIDTHS, "labels") for part in (f"--{key}", str(folder / f"{key}.csd"))]
-    return [*files, "--folds", str(folder / folds), "--out", str(folder / out), "--steps", "4", "5", "20", *more]
+    return [*files, "--folds", str(folder / folds), "--out", str(folder / out), "--steps", "4", "5", "20",
+            *(["--label_columns", *columns] if columns else []), *more]
 
 
 def complaint(capsys, arguments):
@@ -132,6 +126,99 @@ def test_what_is_left_out_or_changed_is_counted(folder, capsys):
     dataset = converted(folder)
     assert dataset.splits["valid"].padding[1].all()
     assert dataset.splits["train"].features[1][0, 1:].tolist() == [[0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 1, 1]]
+
+
+NAMES = ("sentiment", "happy", "sad", "anger", "surprise", "disgust", "fear")
+
+
+def write_labels(folder, values, name="labels", metadata=()):
+    """Two segments a video with these labels, (2, K)."""
+    write_csd(folder / "labels.csd", dict.fromkeys(VIDEOS, (values, [[1.5, 3], [4, 7.5]])), name, metadata)
+
+
+@pytest.mark.parametrize("width, name, metadata, words", [
+    (6, "Emotion Labels", {}, "6 columns of labels: 1 happy, 2 sad, 3 anger, 4 surprise, 5 disgust, 6 fear; choose"),
+    (7, "something", {}, "has 7 columns of labels: 1, 2, 3, 4, 5, 6, 7; choose by --label_columns"),
+    (2, "something", {"dimension names": ["valence", "arousal"]}, "1 valence, 2 arousal; choose"),
+    (2, "something", {"dimension names": ["valence"]}, "has 2 columns of labels: 1, 2; choose"),
+    (2, "something", {"dimension names": None}, "has 2 columns of labels: 1, 2; choose"),
+    (2, "something", {"dimension namescomputational sequence version": ["valence", "x"]}, "1 valence, 2 x; choose"),
+])
+def test_several_columns_of_labels_are_shown(folder, capsys, width, name, metadata, words):
+    write_labels(folder, np.ones((2, width)), name, metadata)
+    assert words in complaint(capsys, command(folder, columns=None))
+
+
+def test_the_sdk_s_labels_have_the_sentiment_first(folder, capsys):
+    write_labels(folder, [[-2, *range(6)], [1.5, *range(6)]], "All Labels")
+    assert main(command(folder, columns=None)) == 0
+    assert f"labels: sentiment, of the columns {', '.join(f'{i + 1} {n}' for i, n in enumerate(NAMES))}\n" in (
+        capsys.readouterr().out)
+    assert converted(folder).splits["valid"].labels.ravel().tolist() == [-2, 1.5]
+
+
+@pytest.mark.parametrize("columns", [("happy", "fear"), ("2", "7"), ("Happy", "7")])
+def test_emotions_are_present_above_0(folder, capsys, columns):
+    write_labels(folder, [[-2, 0, 9, 9, 9, 9, 1 / 3], [1.5, 3, 0, 0, 0, 0, 0]], "All Labels")
+    assert main(command(folder, out="data/mine_data_noalign.pkl", columns=columns)) == 0
+    assert "labels: happy fear, of the columns 1 sentiment, 2 happy, 3 sad, " in capsys.readouterr().out
+    labels = pickle.loads((folder / "data/mine_data_noalign.pkl").read_bytes())["valid"]["labels"]
+    assert labels.tolist() == [[[1, 0], [0, 1]], [[0, 1], [1, 0]]]
+
+
+@pytest.mark.parametrize("columns, words", [
+    (("joy",), "--label_columns joy: "), (("0",), "the columns 1 sentiment, 2 happy"), (("8",), "--label_columns 8: "),
+    (("sentiment", "happy"), "one score or several emotions"), (("happy", "sad"), "not that of mosi's task"),
+])
+def test_columns_that_cannot_be_had(folder, capsys, columns, words):
+    write_labels(folder, np.ones((2, 7)), "All Labels")
+    assert words in complaint(capsys, command(folder, columns=columns))
+
+
+def test_a_label_off_the_scale_is_left_out(folder, capsys):
+    """As three of CMU-MOSEI's labels of 2018 were. A label that is a rounding beyond is on the scale."""
+    write_csd(folder / "labels.csd", {
+        video: ([[3.0000002], [3.5 if video == VIDEOS[0] else 1]], [[1.5, 3], [4, 7.5]]) for video in VIDEOS
+    })
+    assert main(command(folder)) == 0
+    assert "left out: segments with a label off the scale -3 to 3: 1\n" in capsys.readouterr().out
+    assert converted(folder).splits["train"].labels.ravel().tolist() == [3, 3, 1]
+
+
+def numbered(key, spans):
+    """{video[k]: the steps of a stream within the k-th span}, as the SDK's `align` leaves them."""
+    features, intervals = stream(key)
+    inside = [np.flatnonzero((intervals[:, 0] >= a) & (intervals[:, 1] <= b)) for a, b in spans]
+    return {f"{video}[{k}]": (features[i], intervals[i]) for video in VIDEOS for k, i in enumerate(inside)}
+
+
+SECONDS = [[i, i + 1] for i in range(8)]
+
+
+def test_ids_that_count_words_are_joined_in_time(folder, capsys):
+    """The ids [0] and [1] are also those of the segments at 1.5 to 3 and 4 to 7.5."""
+    for key in WIDTHS:
+        write_csd(folder / f"{key}.csd", numbered(key, SECONDS))
+    assert main(command(folder)) == 0
+    assert "text: videos whose ids count words, joined in time: 4\n" in capsys.readouterr().out
+    dataset = converted(folder)
+    assert [first_steps(dataset, "test", i)["text"] for i in (0, 1)] == [[1, 2], [4, 5, 6]]
+    assert first_steps(dataset, "test", 0)["audio"] == [1.5, 2, 2.5]
+
+
+def test_ids_that_count_segments_in_another_order_are_joined_in_time(folder):
+    write_csd(folder / "text.csd", numbered("text", [[4, 7], [1, 3]]))
+    assert main(command(folder)) == 0
+    assert [first_steps(converted(folder), "test", i)["text"] for i in (0, 1)] == [[1, 2], [4, 5, 6]]
+
+
+@pytest.mark.parametrize("is_segment", [lambda entry: "vid3" in entry, lambda entry: entry[-2] in "01"])
+def test_both_kinds_of_ids_in_one_sequence(folder, capsys, is_segment):
+    """Segments in one video and words in the others; segments and words in every video."""
+    words, segments = numbered("text", SECONDS), numbered("text", [[1, 3], [4, 8]])
+    write_csd(folder / "text.csd", {entry: segments.get(entry) if is_segment(entry) else words[entry] for entry in words
+                                    if entry in segments or not is_segment(entry)})
+    assert "text.csd mixes two kinds of ids" in complaint(capsys, command(folder))
 
 
 def test_a_video_that_a_fold_names_twice_counts_once(folder):
