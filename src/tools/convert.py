@@ -170,7 +170,7 @@ def write(splits: dict, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            pickle.dump(splits, file, protocol=4)
+            pickle.dump(splits, file, protocol=5)  # 4 would copy each array
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; see --out") from error
