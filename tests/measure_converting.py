@@ -25,7 +25,8 @@ from src.tools.convert import main
 start = time.time()
 code = main(sys.argv[1:])
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(f"exit code {code}: {time.time() - start:.0f} s of wall clock, {used.ru_utime + used.ru_stime:.0f} s of processor, "
+print(f"exit code {code}: {time.time() - start:.0f} s of wall clock, "
+      f"{used.ru_utime + used.ru_stime:.0f} s of processor, "
       f"peak memory {used.ru_maxrss / 1e6:.2f} GB")
 """
 
