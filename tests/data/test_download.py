@@ -381,7 +381,7 @@ def test_ctrl_c_and_again(folder, authors):
     command = [sys.executable, "-m", "src", "download", "--dataset", "mosi", "--url", authors.url]
     environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "no_proxy": "*"}
     process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
-    for _ in range(600):
+    for _ in range(2400):
         if any(part.stat().st_size for part in folder.glob("data/*.part")):
             break
         time.sleep(0.05)

@@ -64,12 +64,12 @@ def start_grid(line):
 
 def wait_for(find, process):
     """What `find` returns once it is true, while the process goes on."""
-    for _ in range(1200):
+    for _ in range(4800):
         if found := find():
             return found
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    raise AssertionError("it did not come to that in a minute")
+    raise AssertionError("it did not come to that in four minutes")
 
 
 def run_folder(folder, seed):

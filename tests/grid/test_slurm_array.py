@@ -45,7 +45,7 @@ def test_a_task_is_one_run(start, tmp_path):
 def test_a_run_whose_time_is_up_is_queued_again(start, tmp_path):
     process = start("0", epochs=1000)
     checkpoint = tmp_path / "results/mine/unaligned/PMR/seed1/last.pt"
-    for _ in range(600):
+    for _ in range(2400):
         if checkpoint.exists():
             break
         time.sleep(0.1)

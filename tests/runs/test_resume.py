@@ -138,7 +138,7 @@ def start(folder, *flags):
 
 def wait_for(path):
     """Until a file is there."""
-    for _ in range(600):
+    for _ in range(2400):
         if path.exists():
             return
         time.sleep(0.05)
