@@ -198,6 +198,11 @@ def ablations_of(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     return getattr(MODELS[find_model(name)], "ablations", {})
 
 
+def varies_by_seed(name: str) -> bool:
+    """Whether training depends on the seed. A class says `varies_by_seed = False` where it does not."""
+    return getattr(MODELS[find_model(name)], "varies_by_seed", True)
+
+
 def owners_of(argument: str) -> list[str]:
     """The models whose class has an argument."""
     return [name for name in MODELS if argument in arguments_of(name)]

@@ -35,6 +35,7 @@ class Task:
     columns: Mapping[str, str]  # of a table: {title: metric}
     note: str  # for the readers of a table
     headline: Sequence[str]  # metrics in which a model must beat the trivial baseline
+    main: tuple[str, Sequence[str]]  # a title, and the metrics whose mean decides whether two models differ
 
     @classmethod
     def make(cls, labels: Sequence[str], protocol: str) -> "Task":
@@ -98,6 +99,7 @@ class ScoreRegression(Task):
     loss_name = "mean absolute error"
     trivial_baseline = "train mean"
     headline = ("mae", "acc2")
+    main = ("MAE", ("mae",))
     bound: int  # the scale goes from -bound to bound
     label_step: float  # labels are counted by multiples of it
     log_names: Mapping[str, str]  # {name in a log: metric}
@@ -208,6 +210,7 @@ class EmotionClassification(Task):
             for title, metric in (("Acc", "acc"), ("F1", "f1"))
         }
         self.headline = tuple(self.columns.values())
+        self.main = ("mean F1", tuple(f"{emotion}_f1" for emotion in self.labels))
 
     @classmethod
     def make(cls, labels: Sequence[str], protocol: str) -> Task:

@@ -16,7 +16,7 @@ QUICK = (  # fast tests, some for each room: files, or file::beginning of the na
     "data/test_archive.py", "data/test_batches.py", "data/test_demo.py", "data/test_formats.py",
     "grid/test_grid.py::test_arguments", "grid/test_grid.py::test_the_whole_grid", "modules/test_golden.py::test_o",
     "modules/test_golden.py::test_metrics", "modules/test_sequence.py::test_the_causal_mask",
-    "modules/test_sequence.py::test_joined", "report/test_permutation.py",
+    "modules/test_sequence.py::test_joined", "report/test_significance.py",
     "report/test_tables.py::test_every_kind",
     "runs/test_main.py::test_a_second_run", "runs/test_stock_checkpoint.py::test_the_tensors",
     "search/test_tune.py::test_flags_that", "tools/test_inspect.py", "training/test_train.py", "test_docs.py",

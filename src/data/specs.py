@@ -15,6 +15,7 @@ from src.data.demo import make_demo
 from src.errors import UserError
 from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression
 
+CLUSTER = r"^(.*?)(?:\||\$_\$)"  # the video: the first field of MulT's ids, or what stands before $_$ in MMSA's
 MMSA_FOLDER = "https://drive.google.com/drive/folders/1A2S4pqCHryGmiqnNSPLv7rEg63WvjCSk"
 
 
@@ -27,6 +28,7 @@ class DatasetSpec:
     task: Any = None  # None: the shape of the labels shows it
     paper: dict[str, Any] = field(default_factory=dict)  # the settings it was published with, by flag
     paper_source: str = ""
+    cluster: str = CLUSTER  # the first group names the samples of an id that statistics draw together
     make: Callable | None = None  # makes it in memory, in place of a file
     mmsa_folder: str | None = None  # of MMSA's data, which holds its files in Processed/
     mmsa_steps: int = 50  # the number in their names
@@ -94,7 +96,7 @@ KNOWN = (
         "demo", "demo", SentimentRegression(),
         {"batch_size": 32, "lr": 2e-3, "embed_dim": 24, "num_heads": 4, "nlevels": 2, "embed_dropout": 0.0,
          "attn_dropout": 0.0, "relu_dropout": 0.0, "res_dropout": 0.0, "clip": 1.0, "num_epochs": 15},
-        "this project's choice for its demo", make_demo,
+        "this project's choice for its demo", make=make_demo,
     ),
 )
 

@@ -1,8 +1,8 @@
 """Two runs side by side: `python -m src compare A B`.
 
 A and B are run folders or bare logs, ours or of the original MulT. With --seeds they are model folders, whose seed<k>
-runs are compared as a whole, with a test of significance; with --mask_times the two logs are written without their
-times, for diff. ▲ marks what is better in B, ▼ what is worse.
+runs are compared as a whole, with an interval for each difference; with --mask_times the two logs are written without
+their times, for diff. ▲ marks what is better in B, ▼ what is worse.
 """
 
 import math
@@ -15,9 +15,20 @@ from typing import Any
 
 import numpy as np
 
+from src.data.specs import find_spec
 from src.errors import Parser, UserError, printable, run_command
 from src.report.read_runs import LOSSES, read_log, read_run, read_seeds, read_text, test_metrics
-from src.report.significance import EXCHANGES, holm, p_values
+from src.report.significance import (
+    CLUSTER_HELP,
+    FEWEST_CLUSTERS,
+    FEWEST_SEEDS,
+    MAIN,
+    Difference,
+    check_pattern,
+    clusters_of,
+    differences,
+    enough_seeds,
+)
 from src.tasks import Task, task_of_result
 
 LOG_DECIMALS = 4  # of the losses in a log
@@ -105,32 +116,30 @@ def verdict(change: float | None, lower_is_better: bool) -> str:
     return "better" if (change < 0) == lower_is_better else "worse"
 
 
-def compare_seeds(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The comparison of two model folders over the seeds that both have; UserError where they cannot be compared.
+def compare_seeds(a: dict[str, Any], b: dict[str, Any], cluster: str | None = None) -> dict[str, Any]:
+    """The comparison of two model folders over their seeds, which are separate draws; UserError where it is impossible.
 
-    seeds; left_out, {"A": seeds that only A has, "B": ...}; samples; metrics, {key: pair of lists, a value a seed};
-    p_values, {key: p} of those in a table, adjusted after Holm; task.
+    seeds, a pair of lists; clusters, of the test samples by the pattern `cluster` (None: the data set's); metrics,
+    {key: pair of lists, a value a seed}; differences, {key: B less A} of those in a table and of the main one;
+    of_trained, whether these are of the trained models only; task.
     """
-    seeds = sorted(a["runs"].keys() & b["runs"].keys())
-    if not seeds:
-        of_a, of_b = (", ".join(map(str, side["runs"])) for side in (a, b))
-        raise UserError(f"A has the seeds {of_a}, B {of_b}: no pair of runs with the same seed to compare")
-    runs_a, runs_b = ([side["runs"][seed] for seed in seeds] for side in (a, b))
+    runs_a, runs_b = (list(side["runs"].values()) for side in (a, b))
     try:
-        check_same_samples({f"{side['name']}/seed{seed}": side["runs"][seed] for side in (a, b) for seed in seeds})
+        check_same_samples({f"{side['name']}/seed{seed}": run for side in (a, b) for seed, run in side["runs"].items()})
         metrics_a, metrics_b = ([test_metrics(run["result"]) for run in runs] for runs in (runs_a, runs_b))
         metrics = {key: tuple([metrics[key] for metrics in side] for side in (metrics_a, metrics_b))
                    for key in metrics_a[0]}
-        task = task_of_result(runs_a[0]["result"])
+        first = runs_a[0]
+        task, pattern = task_of_result(first["result"]), cluster or find_spec(first["result"]["dataset"]).cluster
         predictions_a, predictions_b = ([run["predictions"] for run in runs] for runs in (runs_a, runs_b))
-        adjusted = holm(p_values(task, predictions_a, predictions_b, runs_a[0]["labels"]))
+        clusters = clusters_of(first["ids"], pattern)
+        of_trained = not all(enough_seeds([run["result"] for run in runs]) for runs in (runs_a, runs_b))
+        found = differences(task, predictions_a, predictions_b, first["labels"], clusters, of_trained)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{a['name']} or {b['name']} is damaged: result.json and predictions.npz do not fit") from error
     return {
-        "seeds": seeds, "samples": len(runs_a[0]["ids"]), "metrics": metrics, "p_values": adjusted, "task": task,
-        "left_out": {
-            "A": sorted(a["runs"].keys() - b["runs"].keys()), "B": sorted(b["runs"].keys() - a["runs"].keys())
-        },
+        "seeds": (list(a["runs"]), list(b["runs"])), "clusters": clusters, "metrics": metrics, "differences": found,
+        "of_trained": of_trained, "task": task,
     }
 
 
@@ -251,26 +260,39 @@ def closing_lines(comparison):
     ]
 
 
-def seeds_report(a, b, comparison, coloured=False):
+def seeds_report(a: dict[str, Any], b: dict[str, Any], comparison: dict[str, Any], coloured: bool = False) -> list[str]:
     """The lines that show the comparison of two model folders."""
-    rows = []
+    rows, task, clusters = [], comparison["task"], comparison["clusters"]
     for key, pair in comparison["metrics"].items():
         mean_a, mean_b = (float(np.mean(values)) for values in pair)
-        p = comparison["p_values"].get(key)
         rows.append([
             printable(key), *map(mean_and_spread, pair),
-            *difference_cells(difference(mean_a, mean_b), key in comparison["task"].lower_is_better, arrow=True),
-            "" if p is None else f"{p:.4f}",
+            *difference_cells(difference(mean_a, mean_b), key in task.lower_is_better, arrow=True),
+            interval_text(comparison["differences"].get(key)),
         ])
+    title, metrics = task.main
+    main = comparison["differences"][MAIN]
+    if len(metrics) > 1:
+        falling = metrics[0] in task.lower_is_better
+        rows.append([title, "", "", *difference_cells(float(main.value), falling, arrow=True), interval_text(main)])
+    seeds = [", ".join(map(str, of_side)) for of_side in comparison["seeds"]]
+    few = [f"only {clusters.total} clusters: with fewer than {FEWEST_CLUSTERS}, the intervals are unreliable"]
     return [
-        f"A  {a['name']}", f"B  {b['name']}",
-        *(f"note: only {side} has seed {', '.join(map(str, seeds))}: left out"
-          for side, seeds in comparison["left_out"].items() if seeds),
-        "", f"test metrics, mean ± standard deviation over seed {', '.join(map(str, comparison['seeds']))}",
-        *table([["", "A", "B", "B - A", "", "p"], *rows], coloured),
-        "", f"p: two-sided permutation test with {EXCHANGES} exchanges, paired over {comparison['samples']} test "
-        "samples and the seeds, adjusted after Holm for the number of metrics",
+        f"A  {a['name']}  seed {seeds[0]}", f"B  {b['name']}  seed {seeds[1]}",
+        "", "test metrics, mean ± standard deviation over the seeds",
+        *table([["", "A", "B", "B - A", "", "95 % interval"], *rows], coloured),
+        "", f"the intervals are over {clusters.words}" if comparison["of_trained"] else
+        f"the intervals are over trained models, whose seeds are separate draws, and over {clusters.words}",
+        *(few if clusters.total < FEWEST_CLUSTERS else []),
+        f"fewer than {FEWEST_SEEDS} seeds: this compares these trained models only, without a test"
+        if comparison["of_trained"] else
+        f"{title}, the main metric: p = {main.p_value:.4f}, t-test; others are not tested",
     ]
+
+
+def interval_text(found: Difference | None) -> str:
+    """The interval of a difference; '' where there is none."""
+    return f"[{found.low:+.4f}, {found.high:+.4f}]" if found and math.isfinite(found.high - found.low) else ""
 
 
 def mean_and_spread(values):
@@ -299,11 +321,15 @@ def write_masked_logs(directory, paths):
 def lines_for(arguments, coloured):
     """The lines to print for a parsed command line."""
     paths = arguments.a, arguments.b
+    if arguments.cluster is not None:
+        check_pattern(arguments.cluster)
+        if not arguments.seeds:
+            raise UserError("--cluster is for the intervals of --seeds; give both, or leave it out")
     if arguments.mask_times is not None:
         return [write_masked_logs(arguments.mask_times, paths)]
     if arguments.seeds:
         a, b = map(read_seeds, paths)
-        return seeds_report(a, b, compare_seeds(a, b), coloured)
+        return seeds_report(a, b, compare_seeds(a, b, arguments.cluster), coloured)
     a, b = map(read_run, paths)
     return report(a, b, compare(a, b), coloured)
 
@@ -316,6 +342,7 @@ def main(argv: list[str] | None = None) -> int:
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--seeds", action="store_true", help="compare the seed<k> runs of two model folders")
     ways.add_argument("--mask_times", metavar="DIR", help="write the logs without times to DIR, for diff")
-    def show_comparison():
+    parser.add_argument("--cluster", metavar="REGEX", help=f"with --seeds: {CLUSTER_HELP}")
+    def show_comparison() -> None:
         print(*lines_for(parser.parse_args(argv), coloured=sys.stdout.isatty()), sep="\n")
     return run_command(show_comparison)

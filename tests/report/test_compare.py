@@ -1,4 +1,4 @@
-"""Comparing runs: every kind of input, what is said of each pair, the test of significance, and the errors."""
+"""Comparing runs: every kind of input, what is said of each pair, the intervals over seeds, and the errors."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from main import main as train
 from src.eval_metrics import EMOTIONS
 from src.report.compare import COLOUR_END, COLOURS, compare, compare_seeds, largest, main, report
 from src.report.read_runs import read_run, read_seeds
+from src.report.significance import MAIN
 from src.tasks import EmotionClassification, SentimentRegression
 from tests.data_files import make_splits, write_dataset
 from tests.run_files import result_content
@@ -345,38 +346,48 @@ def save_predictions(path, predictions, labels, ids):
     np.savez(path / "predictions.npz", test_predictions=predictions, test_labels=labels, test_ids=np.array(ids))
 
 
-def test_seeds_are_compared_where_both_have_them(tmp_path, capsys):
+def test_all_seeds_are_compared(tmp_path, capsys):
     for seed in (1, 2, 10):
         write_seed(tmp_path / "A", seed, noise=1.0)
         write_seed(tmp_path / "B", seed, noise=0.3)
-    write_seed(tmp_path / "A", 3, noise=9.0)
+    write_seed(tmp_path / "A", 3, noise=1.1)
     (tmp_path / "A/seed3").rename(tmp_path / "A/seed4")
     write_seed(tmp_path / "A", 2000, noise=9.0).rename(tmp_path / "A/seed2.1")  # moved aside by a later run
     (tmp_path / "B/seed4").mkdir()  # has not finished
     comparison = compare_seeds(read_seeds(tmp_path / "A"), read_seeds(tmp_path / "B"))
-    assert comparison["seeds"] == [1, 2, 10]
-    assert comparison["left_out"] == {"A": [4], "B": []}
-    assert comparison["samples"] == 40
-    assert comparison["p_values"].keys() == {"mae", "corr", "acc7", "acc2", "f1_stock"}
-    assert comparison["p_values"]["mae"] < 0.001
+    assert comparison["seeds"] == ([1, 2, 4, 10], [1, 2, 10])
+    assert comparison["clusters"].total == 40
+    assert comparison["differences"].keys() == {"mae", "corr", "acc7", "acc2", "f1_stock", MAIN}
+    found = comparison["differences"]["mae"]
+    assert found == comparison["differences"][MAIN]
+    assert found.p_value < 0.001
 
     text = output(capsys, tmp_path / "A", tmp_path / "B", "--seeds")
-    maes = [json.loads((tmp_path / f"A/seed{seed}/result.json").read_text())["test"]["mae"] for seed in (1, 2, 10)]
+    maes, others = ([json.loads((tmp_path / f"{side}/seed{seed}/result.json").read_text())["test"]["mae"]
+                     for seed in seeds] for side, seeds in zip("AB", comparison["seeds"], strict=True))
     mae = cells(text, "mae")
     assert mae[1] == f"{np.mean(maes):.4f} ± {np.std(maes, ddof=1):.4f}"
-    assert mae[4:] == ["▲", f"{comparison['p_values']['mae']:.4f}"]
-    assert len(cells(text, "acc5")) == 5  # no p: it stands in no table
-    assert "note: only A has seed 4: left out" in text
+    assert mae[3:] == [f"{found.value:+.4f}", "▲", f"[{found.low:+.4f}, {found.high:+.4f}]"]
+    assert found.value == pytest.approx(np.mean(others) - np.mean(maes), abs=1e-6)
+    assert found.low < found.value < found.high < 0
+    assert len(cells(text, "acc5")) == 5  # no interval: it stands in no table
+    assert "A  " + str(tmp_path / "A") + "  seed 1, 2, 4, 10" in text
+    assert "over trained models, whose seeds are separate draws, and over 40 test samples, each alone" in text
+    assert f"MAE, the main metric: p = {found.p_value:.4f}, t-test; others are not tested" in text
 
 
 def test_seeds_of_emotions(tmp_path, capsys):
-    for seed in (1, 2):
+    for seed in (1, 2, 3):
         write_seed(tmp_path / "A", seed, noise=0.2, emotions=("Happy", "Sad"))
         write_seed(tmp_path / "B", seed, noise=3.0, emotions=("Happy", "Sad"))
     comparison = compare_seeds(read_seeds(tmp_path / "A"), read_seeds(tmp_path / "B"))
-    assert comparison["p_values"].keys() == {"Happy_acc", "Happy_f1", "Sad_acc", "Sad_f1"}
-    assert max(comparison["p_values"].values()) < 0.01
-    assert cells(output(capsys, tmp_path / "A", tmp_path / "B", "--seeds"), "Happy_acc")[4] == "▼"
+    assert comparison["differences"].keys() == {"Happy_acc", "Happy_f1", "Sad_acc", "Sad_f1", MAIN}
+    assert max(found.p_value for found in comparison["differences"].values()) < 0.01
+    text = output(capsys, tmp_path / "A", tmp_path / "B", "--seeds")
+    assert cells(text, "Happy_acc")[4] == "▼"
+    f1 = [comparison["differences"][key].value for key in ("Happy_f1", "Sad_f1")]
+    assert cells(text, "mean F1")[1:3] == [f"{np.mean(f1):+.4f}", "▼"]
+    assert "mean F1, the main metric: p = 0.0" in text
 
 
 def test_one_seed_and_an_undefined_metric(tmp_path, capsys):
@@ -386,9 +397,32 @@ def test_one_seed_and_an_undefined_metric(tmp_path, capsys):
         result["test"]["corr"] = None
         (path / "result.json").write_text(json.dumps(result))
     text = output(capsys, tmp_path / "A", tmp_path / "B", "--seeds")
-    assert cells(text, "corr") == ["corr", "nan", "nan", "0", "=", "1.0000"]
-    assert cells(text, "mae")[3:] == ["0", "=", "1.0000"]
+    assert cells(text, "corr")[:5] == ["corr", "nan", "nan", "0", "="]
+    assert cells(text, "mae")[3:] == ["0", "=", "[+0.0000, +0.0000]"]
     assert "±" not in text.replace("mean ± standard", "")
+    assert "fewer than 3 seeds: this compares these trained models only, without a test" in text
+    assert "p = " not in text
+
+
+def test_clusters_of_seeds(tmp_path, capsys):
+    """The clusters of the data set, those of --cluster, and wrong patterns."""
+    for model, noise in (("A", 1.0), ("B", 0.9)):
+        for seed in (1, 2, 3):
+            path = write_seed(tmp_path / model, seed, noise=noise)
+            arrays = dict(np.load(path / "predictions.npz"))
+            ids = [f"v{i % 20}|s{i % 4}|{i}" for i in range(40)]
+            save_predictions(path, arrays["test_predictions"], arrays["test_labels"], ids)
+    pair = tmp_path / "A", tmp_path / "B"
+    text = output(capsys, *pair, "--seeds")
+    assert "over 20 clusters of 40 test samples, named by their ids, such as v0" in text
+    assert "unreliable" not in text
+    other = output(capsys, *pair, "--seeds", "--cluster", r"\|(s\d)\|")
+    assert "over 4 clusters of 40 test samples, named by their ids, such as s0" in other
+    assert "only 4 clusters: with fewer than 10, the intervals are unreliable" in other
+    assert cells(other, "mae")[-1] != cells(text, "mae")[-1]
+    assert "has no group" in complaint(capsys, *pair, "--seeds", "--cluster", "v")
+    assert "is no regular expression" in complaint(capsys, *pair, "--seeds", "--cluster", "(")
+    assert "--cluster is for the intervals of --seeds" in complaint(capsys, *pair, "--cluster", "(v)")
 
 
 @pytest.mark.parametrize("changed, words", [
@@ -418,7 +452,6 @@ def test_seeds_on_other_samples_are_errors(tmp_path, capsys, changed, words):
     (lambda run: save_predictions(run, [1.0], [1.0, 2.0], ["a", "b"]), "predictions.npz is damaged"),
     (lambda run: (run / "result.json").write_text('{"format": 1}'), "result.json is damaged"),
     (lambda run: (run / "result.json").unlink(), "holds no finished seed<k> run"),
-    (lambda run: run.rename(run.parent / "seed7"), "no pair of runs with the same seed"),
 ])
 def test_damaged_seeds_are_errors(tmp_path, capsys, spoil, words):
     write_seed(tmp_path / "A", 1, noise=1.0)
@@ -496,6 +529,7 @@ def test_real_runs(tmp_path, capsys):
     assert comparison["parameters"][0] == comparison["parameters"][1] > 0
     assert b["metrics"].keys() == {"mae", "corr", "acc7", "acc5", "f1_stock", "acc2"}
 
-    assert 0 < float(cells(output(capsys, pmr.parent, mult.parent, "--seeds"), "mae")[-1]) <= 1
+    low, high = cells(output(capsys, pmr.parent, mult.parent, "--seeds"), "mae")[-1].strip("[]").split(", ")
+    assert float(low) < float(high)
     output(capsys, pmr, pmr / "log.txt", "--mask_times", tmp_path / "masked")
     assert (tmp_path / "masked/a.txt").read_text() == (tmp_path / "masked/b.txt").read_text() != ""

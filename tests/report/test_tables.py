@@ -9,6 +9,8 @@ from matplotlib.image import imread
 
 from src.data.specs import find_spec
 from src.report.read_runs import Group, collect
+from src.report.significance import MAIN, holm
+from src.report.table_formats import difference_columns
 from src.report.tables import PUBLISHED, build_table, main, published_rows, write_tables
 from src.tasks import SentimentRegression
 from tests.run_files import write_run
@@ -44,7 +46,9 @@ def test_six_tables_in_every_format(tmp_path):
         assert r"\toprule" in latex
         assert "±" not in latex
         widths = {line.count("|") for line in (out / f"{table.name}.md").read_text().splitlines() if "|" in line}
-        assert widths == {len(table.task.columns) + 3}
+        of_sizes = table.name in ("mosi_unaligned", "mosei_unaligned")  # sizes are published there
+        of_main = len(table.task.main[1]) > 1  # a mean of columns is a column of the differences
+        assert widths == {len(table.task.columns) + 3 + of_sizes, len(table.task.columns) + 3 + of_main}
     assert len(list(out.iterdir())) == 24
     assert list(tables[0].task.columns) == ["Happy Acc", "Happy F1", "Sad Acc", "Sad F1", "Angry Acc", "Angry F1",
                                        "Neutral Acc", "Neutral F1"]
@@ -57,17 +61,23 @@ def test_every_kind_of_cell(tmp_path):
     write_run(tmp_path, model="MulT-FFL", noise=INFINITE)  # one seed, no better than trivial
     table = table_of(tmp_path)
     rows = rows_of(table)
-    assert list(rows) == ["train mean", "CTC+EF-LSTM", "LF-LSTM", "CTC+MCTN", "CTC+RAVEN", "MulT", "MulT-FFL", "PMR"]
+    assert list(rows) == ["train mean", "CTC+EF-LSTM", "LF-LSTM", "CTC+MCTN", "CTC+RAVEN", "MulT, a report's rerun",
+                          "PMR, a report's rerun", "MulT", "MulT-FFL", "PMR"]
 
     pmr, mult, ffl = (rows[name].cells for name in ("PMR", "MulT", "MulT-FFL"))
     assert pmr["mae"].best
     assert pmr["mae"].beats
-    assert pmr["mae"].significant
+    assert rows["MulT"].starred
+    assert rows["MulT"].less["mae"].high < 0
+    assert rows["MulT"].less["mae"].value == pytest.approx(pmr["mae"].mean - mult["mae"].mean, abs=1e-6)
     assert pmr["mae"].spread > 0
     assert not mult["mae"].trivial
     assert ffl["mae"].trivial
     assert ffl["mae"].spread is None
-    assert (mult["acc2"].published, mult["acc2"].recalled) == (pytest.approx(0.811), True)
+    assert rows["MulT-FFL"].less
+    assert rows["MulT-FFL"].p_value is None  # it has one seed
+    assert (mult["acc2"].published, mult["acc2"].recalled) == (pytest.approx(0.811), False)
+    assert mult["mae"].recalled
     assert rows["LF-LSTM"].cells["f1_stock"].published == pytest.approx(0.778)
     assert not rows["LF-LSTM"].cells["f1_stock"].recalled
     assert rows["LF-LSTM"].cells["mae"].recalled
@@ -75,17 +85,85 @@ def test_every_kind_of_cell(tmp_path):
 
     write_tables(tmp_path, tmp_path / "out")
     text = (tmp_path / "out/mosi_unaligned.md").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("| PMR"))
-    assert "**↑*" in line
-    assert "(82.4)‡" in line
-    assert "60 test samples x 3 seeds" in text
+    lines = text.splitlines()
+    line = next(line for line in lines if line.startswith("| PMR "))
+    assert "**↑" in line
+    assert "(82.4)" in line
+    assert "1.23 M (2.14 M)" in line
+    mult_line, mult_less = (line for line in lines if line.startswith("| MulT "))
+    assert mult_line.count("*") == 1
+    assert "* (0.889)‡" in mult_line
+    assert "| (1)  " in next(line for line in lines if line.startswith("| PMR, a report's rerun"))
+    low, high = rows["MulT"].less["mae"][1:3]
+    assert mult_less.count("*") == 1
+    assert f"* [{low:+.3f}, {high:+.3f}]" in mult_less
+    assert f" {rows['MulT'].p_value:.4f} " in mult_less
+    assert "| PMR less | p (MAE) | Acc7" in text
+    assert "and over 60 test samples, each alone since their ids tell no groups." in text
+    assert "main metric, MAE, which was declared beforehand: p < 0.05, t-test, after Holm over MulT. Other" in text
+    assert "the difference from MulT-FFL compares these trained models only and has no star" in text
 
 
 def test_equal_models_are_not_significantly_different(tmp_path):
     for model in ("MulT", "PMR"):
-        for seed in (1, 2):
+        for seed in (1, 2, 3):
             write_run(tmp_path, model=model, seed=seed, noise=1.0)
-    assert not any(cell.significant for cell in rows_of(table_of(tmp_path))["PMR"].cells.values())
+    mult = rows_of(table_of(tmp_path))["MulT"]
+    assert not mult.starred
+    assert mult.p_value > 0.05
+    assert all(found.low < 0 < found.high for found in mult.less.values())
+
+
+def test_stars_are_after_holm_over_the_rivals(tmp_path):
+    """The rivals with enough seeds count; the main metric of emotions is a mean of columns."""
+    for dataset in ("mosi", "iemocap"):
+        for model, noise in (("MulT", 0.9), ("MulT-FFL", 1.2), ("PMR", 0.5)):
+            for seed in (1, 2, 3):
+                write_run(tmp_path, dataset, model=model, seed=seed, noise=noise)
+    emotions, score = write_tables(tmp_path, tmp_path / "out")[0]
+    for table in (emotions, score):
+        rows = rows_of(table)
+        raw = {name: rows[name].less[MAIN].p_value for name in ("MulT", "MulT-FFL")}
+        assert {name: rows[name].p_value for name in raw} == holm(raw)
+        assert any("after Holm over MulT, MulT-FFL. Other" in note for note in table.notes)
+    assert list(difference_columns(emotions)) == ["mean F1", *emotions.task.columns]
+    f1 = [rows_of(emotions)["MulT"].less[key].value for key in emotions.task.main[1]]
+    assert rows_of(emotions)["MulT"].less[MAIN].value == pytest.approx(np.mean(f1))
+    lines = (tmp_path / "out/iemocap_unaligned.md").read_text().splitlines()
+    assert [line.count("*") for line in lines if line.startswith("| MulT ")] == [0, 1]  # below, at the mean alone
+    assert "(59.7)‡§" in lines[next(i for i, line in enumerate(lines) if line.startswith("| MulT "))]
+    assert "- § MulT: another source prints 59.1 for Neutral F1." in lines
+    with (tmp_path / "out/iemocap_unaligned.csv").open() as file:
+        fields = [line for line in csv.DictReader(file) if line["row"] == "MulT"]
+    main = next(line for line in fields if line["metric"] == "mean F1")
+    assert float(main["p_value_holm"]) == rows_of(emotions)["MulT"].p_value
+    assert [line["metric"] for line in fields if line["p_value_holm"]] == ["mean F1"]
+    neutral = next(line for line in fields if line["metric"] == "Neutral F1")
+    assert float(neutral["interval_low"]) < float(neutral["difference"]) < float(neutral["interval_high"])
+    assert (neutral["parameters"], float(neutral["published_otherwise"])) == ("1234567", pytest.approx(0.591))
+
+
+def test_clusters_of_a_table(tmp_path):
+    """The videos of the ids, those of --cluster, and a warning where there are few."""
+    for model, noise in (("MulT", 1.0), ("PMR", 0.9)):
+        for seed in (1, 2, 3):
+            path = write_run(tmp_path, model=model, seed=seed, noise=noise) / "predictions.npz"
+            arrays = dict(np.load(path))
+            np.savez(path, **arrays | {"test_ids": [f"v{i % 12}|s{i % 4}|{i}" for i in range(60)]})
+    notes = table_of(tmp_path).notes
+    assert any("over 12 clusters of 60 test samples, named by their ids, such as v0." in note for note in notes)
+    assert not any("Warning" in note for note in notes)
+    (table,), _ = write_tables(tmp_path, tmp_path / "out", cluster=r"\|(s\d)\|")
+    assert any("over 4 clusters of 60 test samples, named by their ids, such as s0." in note for note in table.notes)
+    assert "Warning: only 4 clusters. With fewer than 10, the intervals are unreliable." in table.notes
+    assert table.rows[-2].less["mae"] != rows_of(table_of(tmp_path))["MulT"].less["mae"]
+
+
+def test_wrong_patterns_of_clusters_are_errors(tmp_path, capsys):
+    write_run(tmp_path)
+    for pattern, words in (("v", "has no group"), ("(", "is no regular expression"), ("", "has no group")):
+        assert main(["--results_dir", str(tmp_path), "--out", str(tmp_path / "out"), "--cluster", pattern]) == 2
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spoil", [
@@ -94,12 +172,12 @@ def test_equal_models_are_not_significantly_different(tmp_path):
     lambda path: np.savez(path / "predictions.npz", test_predictions=np.zeros((60, 1)), test_labels=np.zeros((60, 1)),
                           test_ids=[f"other{i}" for i in range(60)]),
 ])
-def test_no_significance_without_the_same_samples(tmp_path, spoil):
+def test_no_difference_without_the_same_samples(tmp_path, spoil):
     write_run(tmp_path, model="MulT", noise=2.0)
     spoil(write_run(tmp_path, model="PMR", noise=0.2))
     table = table_of(tmp_path)
-    assert rows_of(table)["PMR"].cells["mae"].p_value is None
-    assert any("No test of significance" in note for note in table.notes)
+    assert rows_of(table)["MulT"].less == {}
+    assert any("No difference from MulT" in note for note in table.notes)
 
 
 def test_missing_models_leave_their_published_figures(tmp_path):
@@ -141,7 +219,7 @@ def test_what_does_not_belong_is_reported_and_left_out(tmp_path, capsys):
 
 def test_protocols_never_share_a_column(tmp_path):
     """Runs on MMSA's splits have a table of their own, with MMSA's metrics and published figures."""
-    for protocol, seeds in (("MulT", (1, 2)), ("MMSA", (3, 4))):
+    for protocol, seeds in (("MulT", (1, 2, 3)), ("MMSA", (4, 5, 6))):
         for model, noise in (("MulT", 2.0), ("PMR", 0.3)):
             for seed in seeds:
                 write_run(tmp_path, "mosi", False, model, seed, noise, protocol=protocol)
@@ -150,9 +228,9 @@ def test_protocols_never_share_a_column(tmp_path):
     assert problems == []
     assert [table.name for table in tables] == ["mosi_mmsa_unaligned", "mosi_unaligned", "sims_mmsa_unaligned"]
     mmsa, mult, sims = map(rows_of, tables)
-    for rows, seeds in ((mmsa, [3, 4]), (mult, [1, 2])):
+    for rows, seeds in ((mmsa, [4, 5, 6]), (mult, [1, 2, 3])):
         assert [run["seed"] for run in rows["PMR"].runs] == seeds
-        assert rows["PMR"].cells["mae"].significant
+        assert rows["MulT"].starred
     columns = ["Acc7", "Acc5", "Has0 Acc2", "Has0 F1", "Non0 Acc2", "Non0 F1", "MAE", "Corr"]
     assert list(tables[0].task.columns) == columns
     assert list(mmsa) == ["train mean", "LF-DNN", "TFN", "LMF", "MISA", "Self-MM", "CENET", "MulT", "PMR"]
@@ -187,6 +265,8 @@ def test_ablations_have_their_own_table(tmp_path):
     tables, _ = write_tables(tmp_path, tmp_path / "out", ablations=True)
     assert [table.name for table in tables] == ["mosi_unaligned", "mosi_unaligned_ablations"]
     assert list(rows_of(tables[1])) == ["train mean", "PMR", "no dynamic filter, G = 1/2"]
+    assert rows_of(tables[1])["no dynamic filter, G = 1/2"].less
+    assert "No differences: they need runs of PMR and of another model." in tables[0].notes
 
 
 def test_published_figures_are_complete_and_say_where_they_are_from():
@@ -197,9 +277,22 @@ def test_published_figures_are_complete_and_say_where_they_are_from():
         assert all(0 < value <= 100 for value in record["test"].values())
         of_protocol = find_spec(record["dataset"]).task.of_protocol(record["protocol"])
         assert set(record["test"]) <= set(of_protocol.columns.values())
+        assert set(record.get("conflicts", ())) <= set(record["test"])
     for dataset in ("mosi", "mosei", "iemocap"):
         for alignment in ("aligned", "unaligned"):
-            assert {"MulT", "PMR"} < set(published_rows(Group(dataset, alignment, "MulT"), find_spec(dataset).task))
+            rows = published_rows(Group(dataset, alignment, "MulT"), find_spec(dataset).task)
+            reruns = {f"{model}, a report's rerun" for model in ("MulT", "PMR")}
+            assert {"MulT", "PMR"} | reruns < set(rows)
+            assert {rows[name]["seeds"] for name in reruns} == {1}
+            assert all({"mae", "corr", "Neutral_f1"} >= set(rows[name]["test"]) - set(rows[name]["read"])
+                       for name in ("MulT", "PMR") if rows[name]["read"] != "all")
+    conflicts = [(record["dataset"], record["aligned"], record["model"], record["conflicts"])
+                 for record in records if "conflicts" in record]
+    assert conflicts == [("iemocap", False, "MulT", {"Neutral_f1": 59.1})]
+    sizes = {record["model"]: record["parameters"] for record in records
+             if "parameters" in record and record["dataset"] == "mosei"}
+    assert sizes == {"PMR": 2150000, "MulT": 1070000, "MISA": 15900000, "LMF-MulT": 860000, "LF-LSTM": 1220000,
+                     "CTC+RAVEN": 1200000, "CTC+EF-LSTM": 560000, "CTC+MCTN": 500000, "LMR-CBT": 410000}
     assert published_rows(Group("mosei", "aligned", "MulT"), SentimentRegression())["PMR"]["test"] == pytest.approx(
         {"acc7": 0.525, "acc2": 0.833, "f1_stock": 0.826}
     )
