@@ -13,8 +13,9 @@ from src.errors import UserError, printable
 from src.tools.computational_sequence import ComputationalSequence
 from src.tools.segment_labels import Segment
 
-VIDEOS_LOOKED_AT = 100  # to learn the kind of a sequence; every other video is compared with it when it is read
+VIDEOS_LOOKED_AT = 50  # to learn the kind of a sequence; every other video is compared with it when it is read
 LONGEST_WORD = 2  # seconds
+TOUCH = 1e-3  # seconds that neighbours may share by rounding
 WORDS, SEGMENTS = "words", "segments"
 
 
@@ -99,13 +100,17 @@ class Stream:
         steps = self.of_video(segment.video)
         return steps.take(np.flatnonzero(steps.numbers == segment.number)) if steps else None
 
-    def rows(self, video: str) -> Timeline | None:
-        """The steps of a video's own entry, else those of its words or segments."""
+    def rows(self, video: str) -> Timeline:
+        """The steps of a video's own entry, else those of its words or segments, else none."""
         steps = self.of_video(video)
         if steps is None:
-            return None
+            return Timeline(np.zeros((0, self.width)), np.zeros((0, 2)), np.zeros(0, dtype=np.int64))
         whole = np.flatnonzero(steps.numbers < 0)
         return steps.take(whole) if len(whole) else steps
+
+    def whole(self, video: str) -> Timeline | None:
+        """The steps of a video's own entry, else those of its words; None where it has neither."""
+        return self.rows(video) if video in self.sequence.ids or (self.counts_words and self.has(video)) else None
 
     def inside(self, segment: Segment) -> np.ndarray | None:
         """The features (t, d) of a segment: those of its own entry, or else those steps of its video, in order of time,
@@ -113,9 +118,7 @@ class Stream:
         """
         if (own := self.own(segment)) is not None:
             return own.features
-        if segment.video not in self.sequence.ids and not self.counts_words:
-            return None
-        steps = self.rows(segment.video)
+        steps = self.whole(segment.video)
         if steps is None:
             return None
         middle = steps.intervals.mean(axis=1)
@@ -137,8 +140,8 @@ def kinds(numbers: np.ndarray, intervals: np.ndarray, segments: list[Segment]) -
     bounds = np.array([[segment.start, segment.end] for segment in segments])
     shared = np.minimum(ends[:, None], bounds[:, 1]) - np.maximum(starts[:, None], bounds[:, 0])  # (entries, segments)
     same = found[:, None] == np.array([segment.number for segment in segments])
-    own = ((shared > 0) & same).any(axis=1)
-    elsewhere = ~own & (shared > 0).any(axis=1)
+    own = ((shared > TOUCH) & same).any(axis=1)
+    elsewhere = ~own & (shared > TOUCH).any(axis=1)
     if elsewhere.any():
         middles = np.sort((starts + ends) / 2)
         holds = np.searchsorted(middles, ends) - np.searchsorted(middles, starts)  # middles, its own among them

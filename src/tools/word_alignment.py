@@ -94,19 +94,16 @@ class WordAligned:
 
     def _own(self, segment: Segment, text: Timeline) -> dict[str, np.ndarray | None]:
         """The streams of a segment whose own entry in the text has a row a word."""
-        found: dict[str, np.ndarray | None] = {}
-        for key, stream in self.streams.items():
+        found: dict[str, np.ndarray | None] = {"text": self._finite("text", text).features}
+        for key, stream in self._others():
             own = stream.own(segment)
             here = own if own is not None else stream.rows(segment.video)
-            if here is None:
-                found[key] = None
-                continue
             by_place = np.arange(len(text)) if own is not None and len(own) == len(text) else None
             found[key] = self._averaged(key, text.intervals, here, by_place)
         return found
 
     def _words(self, video: str) -> Words:
-        text = self.streams["text"].rows(video)
+        text = self.streams["text"].whole(video)
         if text is None:
             return Words(video, {key: np.zeros((0, stream.width)) for key, stream in self.streams.items()},
                          np.zeros((0, 2)))
@@ -118,16 +115,15 @@ class WordAligned:
         text = text.take(np.flatnonzero(long_enough))
         text = text.take(np.argsort(text.intervals[:, 0], kind="stable"))
         found = {"text": text.features}
-        for key, stream in self.streams.items():
-            if key == "text":
-                continue
+        for key, stream in self._others():
             rows = stream.rows(video)
             both = stream.counts_words and self.streams["text"].counts_words
-            found[key] = (
-                np.zeros((len(text), stream.width)) if rows is None else
-                self._averaged(key, text.intervals, rows, places(rows.numbers, text.numbers) if both else None)
-            )
+            by_id = places(rows.numbers, text.numbers) if both else None
+            found[key] = self._averaged(key, text.intervals, rows, by_id)
         return Words(video, found, text.intervals)
+
+    def _others(self) -> list[tuple[str, Stream]]:
+        return [(key, stream) for key, stream in self.streams.items() if key != "text"]
 
     def _averaged(self, key: str, words: np.ndarray, rows: Timeline, claimed: np.ndarray | None) -> np.ndarray:
         features, missing = averaged(words, self._finite(key, rows), claimed)

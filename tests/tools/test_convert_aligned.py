@@ -153,6 +153,21 @@ def test_entries_of_segments_with_several_rows_a_word(folder):
     assert streams(folder)["audio"][1] == [80, 128, 0]
 
 
+def test_segments_without_an_entry_in_the_text(folder, capsys):
+    """A word of the other segment that reaches into one is not its text."""
+    write_final(folder, {entry: steps for entry, steps in FINAL.items() if entry != "text[1]"} | {
+        "text[0]": (FINAL["text[0]"][0], [[0, .5], [.5, 1], [1, 1.2]])})
+    assert main(command(folder)) == 0
+    assert "left out: segments without text: 4\n" in capsys.readouterr().out
+
+
+def test_a_video_that_a_stream_lacks_gets_zeros(folder, capsys):
+    write_csd(folder / "audio.csd", dict.fromkeys(VIDEOS[:2], SEQUENCES["audio"]))
+    assert main(command(folder)) == 0
+    assert "audio: words without a step, set to 0: 10\n" in capsys.readouterr().out
+    assert streams(folder)["audio"] == [[0, 0, 0], [0, 0, 0]]
+
+
 def test_intervals_that_tell_nothing_leave_rows_in_place(folder):
     write_final(folder, FINAL | {f"audio[{k}]": ([[7], [8], [9]], [[90, 91]] * 3) for k in (0, 1)})
     assert main(command(folder)) == 0
