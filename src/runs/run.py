@@ -30,7 +30,7 @@ from src.training.machine import (
     memory_advice,
     speed_up,
 )
-from src.training.state import Epoch, TrainingState
+from src.training.state import Epoch, TrainingState, as_one_vector
 from src.training.stop import StopRequested, StopSignals
 
 
@@ -191,6 +191,7 @@ def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, D
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
     with explained(f"the model of {folder} does not fit on {device}"):
         model = build(settings, dataset).to(device)
+    as_one_vector(model)  # as in training: a CPU's products round by the place of the weights in memory
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
