@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from src.data.asked import compare
 from src.data.cache import Converted, convert, in_memory, read_file
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
-from src.data.specs import DatasetSpec, check_owner, find_file
+from src.data.specs import DatasetSpec, find_file
 from src.errors import UserError
 from src.tasks import task_of_labels
 
@@ -108,8 +109,9 @@ def load_dataset(spec: DatasetSpec, data_path: str | Path = "data", aligned: boo
         return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name, wanted)
     path = find_file(spec, data_path, aligned)
     converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path), wanted)
-    check_owner(converted.sha256, spec, path)
-    return make_dataset(converted, spec, aligned, path, wanted)
+    guesses = compare(converted.splits, spec, aligned, path, converted.sha256)
+    dataset = make_dataset(converted, spec, aligned, path, wanted)
+    return replace(dataset, notes=guesses + dataset.notes)
 
 
 def make_dataset(converted: Converted, spec: DatasetSpec, aligned: bool, where: str | Path,
@@ -132,7 +134,10 @@ def make_dataset(converted: Converted, spec: DatasetSpec, aligned: bool, where: 
 
 
 def check_splits(splits: dict, spec: DatasetSpec, aligned: bool, where: str | Path) -> Any:
-    """The task of the splits, raw or converted; UserError where labels or shapes break the format."""
+    """The task of the splits, raw or converted; UserError where they are not those asked for, or labels or shapes break
+    the format.
+    """
+    compare(splits, spec, aligned, where)
     task: Any = spec.task
     for name, split in splits.items():
         place = f"{where}, {name} labels"
@@ -140,23 +145,17 @@ def check_splits(splits: dict, spec: DatasetSpec, aligned: bool, where: str | Pa
         if not task.takes(split.labels.shape):
             raise UserError(f"{place} have shape {split.labels.shape}, not that of {spec.name}'s task")
         task.read_labels(split.labels, place)
-    check_shapes(splits, aligned, where)
+    check_shapes(splits, where)
     return task
 
 
-def check_shapes(splits: dict, aligned: bool, where: str | Path) -> None:
-    """UserError unless all splits have the steps and features of train, and aligned modalities the same steps."""
+def check_shapes(splits: dict, where: str | Path) -> None:
+    """UserError unless all splits have the steps and features of train."""
     for name, split in splits.items():
         for key in MODALITY_KEYS:
             shape, train_shape = (s.shape(key)[1:] for s in (split, splits["train"]))
             if shape != train_shape:
                 raise UserError(f"{where}, {name} {key} has (steps, features) {shape}, but train has {train_shape}")
-    lengths = [splits["train"].shape(key)[1] for key in MODALITY_KEYS]
-    if aligned and len(set(lengths)) > 1:
-        raise UserError(
-            f"{where} is not aligned: text, audio and vision have {lengths} steps; leave out --aligned and name "
-            "the file ..._data_noalign.pkl"
-        )
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -3,6 +3,7 @@
 NAME_data.pkl holds word-aligned sequences, NAME_data_noalign.pkl unaligned ones.
 """
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,10 @@ from src.errors import UserError
 from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression
 
 CLUSTER = r"^(.*?)(?:\||\$_\$)"  # the video: the first field of MulT's ids, or what stands before $_$ in MMSA's
+SOURCES = Path(__file__).parent / "sources.json"
+MULT_NAME = re.compile(r"(.+)_data(_noalign)?\.pkl", re.IGNORECASE)
+MMSA_NAME = re.compile(r"(un)?aligned(?:_(\d+))?(?:-\d+)?\.pkl|features?\.pkl", re.IGNORECASE)  # copies have -NUMBER
+UNALIGNED, ALIGNED = re.compile("(un|non?|not)[-_ ]?align", re.IGNORECASE), re.compile("align", re.IGNORECASE)
 MMSA_FOLDER = "https://drive.google.com/drive/folders/1A2S4pqCHryGmiqnNSPLv7rEg63WvjCSk"
 
 
@@ -111,31 +116,52 @@ def find_spec(name: str) -> DatasetSpec:
     return DatasetSpec(name, name)
 
 
+def is_known(spec: DatasetSpec) -> bool:
+    """Whether it is one of KNOWN, and not one that its file's name makes."""
+    return spec in KNOWN
+
+
 def told_by_path(path: str | Path) -> tuple[DatasetSpec | None, bool | None]:
-    """The spec of the data set that a file's path names, and whether it is aligned; None for what it leaves open."""
-    found: dict[int, list[tuple[DatasetSpec, bool]]] = {}
-    for spec in KNOWN:
-        for aligned in (True, False):
-            for name in map(Path, spec.names(aligned)):
-                if Path(path).parts[-len(name.parts):] == name.parts:
-                    found.setdefault(len(name.parts), []).append((spec, aligned))
-    if found:
-        best = found[max(found)]  # MOSI/Processed/aligned_50.pkl shows more than aligned_50.pkl
-        return best[0] if len(best) == 1 else (None, best[0][1])
-    if match := re.fullmatch(r"(.+)_data(_noalign)?\.pkl", Path(path).name):
-        return DatasetSpec(match[1], match[1]), match[2] is None
-    return None, None
+    """The spec of the data set that a file's path names, and whether it is aligned; None for what it leaves open.
+
+    MulT's name tells both. MMSA's tells the alignment, and the folder above its Processed/ the data set.
+    """
+    path = Path(path).absolute()
+    if match := MULT_NAME.fullmatch(path.name):
+        return find_spec(match[1]), match[2] is None
+    aligned = False if UNALIGNED.search(path.name) else True if ALIGNED.search(path.name) else None
+    folders = list(path.parts[:-1])
+    in_tree = False
+    while folders and folders[-1].lower() in ("processed", "features"):
+        in_tree |= folders.pop().lower() == "processed"
+    match = MMSA_NAME.fullmatch(path.name)
+    if folders and (in_tree or match):
+        if spec := known_by_folder(folders[-1]):
+            return spec, aligned
+        if in_tree:
+            return DatasetSpec(folders[-1], folders[-1]), aligned
+    of_name = [spec for spec in KNOWN if match and spec.mmsa_folder and str(spec.mmsa_steps) == match[2]]
+    return of_name[0] if len(of_name) == 1 else None, aligned
+
+
+def known_by_folder(folder: str) -> DatasetSpec | None:
+    """The known data set after which people call a folder so, as MOSI, CMU-MOSI or ch_sims."""
+    name = re.sub("^(cmu|ch)", "", re.sub("[^a-z0-9]", "", folder.lower()))
+    return next((s for s in KNOWN if not s.make and name in (s.name, s.stem, (s.mmsa_folder or "").lower())), None)
+
+
+def hinted_by_name(path: str | Path) -> DatasetSpec | None:
+    """The one known data set whose name is a word of a file's name, as mosi_bert.pkl, or None."""
+    words = re.split("[^a-z0-9]+", Path(path).stem.lower())
+    hinted = [spec for spec in KNOWN if not spec.make and spec.name in words]
+    return hinted[0] if len(hinted) == 1 else None
 
 
 def owner_of(sha256: str | None) -> DatasetSpec | None:
     """The spec of the data set of a published file with this SHA-256, or None."""
-    return next((spec for spec in KNOWN if sha256 in spec.mmsa_sha256), None)
-
-
-def check_owner(sha256: str | None, spec: DatasetSpec, path: str | Path) -> None:
-    """UserError where a file is known as one of another data set."""
-    if (owner := owner_of(sha256)) not in (None, spec):
-        raise UserError(f"{path} is {owner.name}'s file by its SHA-256; name that of {spec.name} by --data_path")
+    files = json.loads(SOURCES.read_bytes())["files"]
+    of_mult = {facts["sha256"]: told_by_path(name)[0] for name, facts in files.items() if facts["sha256"]}
+    return next((spec for spec in KNOWN if sha256 in spec.mmsa_sha256), of_mult.get(sha256))
 
 
 def find_file(spec: DatasetSpec, data_path: str | Path, aligned: bool) -> Path:

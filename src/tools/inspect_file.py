@@ -12,11 +12,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from src.data.asked import compare
 from src.data.cache import convert, read_file, sha256_of, to_front
 from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
 from src.data.safe_pickle import release_pages
-from src.data.specs import DatasetSpec, check_owner, find_spec, owner_of, told_by_path
+from src.data.specs import DatasetSpec, find_spec, hinted_by_name, owner_of, told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
@@ -54,7 +55,9 @@ def find(path: Path, dataset: str | None, aligned: bool) -> Found:
         read_file(path, None, check=lambda splits: None)  # says it as main.py does
         raise UserError(f"{path} is damaged; main.py would take what an earlier run kept of it") from error
     told, told_aligned = told_by_path(path)
-    spec = find_spec(dataset) if dataset else told or owner_of(sha256) or DatasetSpec(path.stem, path.stem)
+    spec = find_spec(dataset) if dataset else (
+        told or owner_of(sha256) or hinted_by_name(path) or DatasetSpec(path.stem, path.stem)
+    )
     found = Found(path, raw, sha256, spec, aligned or bool(told_aligned))
     try:
         protocol, splits = read_layout(raw, path)
@@ -162,18 +165,18 @@ def shared_ids(found: Found) -> Iterator[str]:
 
 
 def refusal(found: Found) -> tuple[str | None, list[str]]:
-    """The error with which main.py would refuse the file, or None; and lines about the changes it would make."""
+    """The error with which main.py would refuse the file, or None; and lines about its guesses and changes."""
     if found.spec.make:
         return f"{found.path} is not read: main.py makes {found.spec.name} itself; give the file another name", []
     if found.fault:
         return found.fault, []
     try:
+        guesses = compare(found.splits, found.spec, found.aligned, found.path, found.sha256)
         check_splits(found.splits, found.spec, found.aligned, found.path)
         _, notes = convert(found.splits, found.path, pass_through)
-        check_owner(found.sha256, found.spec, found.path)
     except UserError as error:
         return str(error), []
-    return None, notes
+    return None, [*(f"main.py says: {guess}" for guess in guesses), *(f"main.py changes: {note}" for note in notes)]
 
 
 def pass_through(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> None:
@@ -223,7 +226,7 @@ def run(argv: Sequence[str] | None) -> None:
     if reason:
         raise UserError(reason)
     for note in notes:
-        print(f"main.py changes: {note}")
+        print(note)
     print(f"main.py takes it: --dataset {found.spec.name} --data_path {found.path}"
           + (" --aligned" if found.aligned else ""))
 

@@ -55,7 +55,9 @@ def test_mmsa(aligned, lens, width, tmp_path):
     splits = make_mmsa_splits(aligned, lens, (width, 5, 8))
     dataset = load(splits, tmp_path, aligned=aligned)
     assert dataset.protocol == "MMSA"
-    assert dataset.notes == [f"{tmp_path}/file.pkl, padding behind text, audio, vision moved to the front"]
+    assert dataset.notes[-1] == f"{tmp_path}/file.pkl, padding behind text, audio, vision moved to the front"
+    assert [note for note in dataset.notes[:-1] if "all modalities have 7 steps" not in note] == []
+    assert len(dataset.notes) == (2 if lens == (7, 7, 7) and not aligned else 1)
     assert (dataset.input_dims, dataset.input_lens) == ((width, 5, 8), lens)
     assert_moved(dataset, splits, aligned)
     for name, split in splits.items():
@@ -209,7 +211,7 @@ def test_another_data_sets_file_is_told_by_its_hash(tmp_path, monkeypatch):
     mosi, *others = KNOWN
     monkeypatch.setattr("src.data.specs.KNOWN", (replace(mosi, mmsa_sha256=(digest,)), *others))
     assert load_dataset(find_spec("mosi"), tmp_path).protocol == "MMSA"
-    with pytest.raises(UserError, match="is mosi's file by its SHA-256; name that of mosei by"):
+    with pytest.raises(UserError, match=r"is mosi's file by its SHA-256.* --dataset mosi, or name that of mosei by"):
         load_dataset(find_spec("mosei"), tmp_path)
 
 
