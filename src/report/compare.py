@@ -28,6 +28,7 @@ from src.report.significance import (
     clusters_of,
     differences,
     enough_seeds,
+    p_text,
 )
 from src.tasks import Task, task_of_result
 
@@ -286,7 +287,7 @@ def seeds_report(a: dict[str, Any], b: dict[str, Any], comparison: dict[str, Any
         *(few if clusters.total < FEWEST_CLUSTERS else []),
         f"fewer than {FEWEST_SEEDS} seeds: this compares these trained models only, without a test"
         if comparison["of_trained"] else
-        f"{title}, the main metric: p = {main.p_value:.4f}, t-test; others are not tested",
+        f"{title}, the main metric: t-test, p-value {p_text(main.p_value)}; others are not tested",
     ]
 
 

@@ -174,6 +174,11 @@ def differences(task: Task, a: Sequence[Any], b: Sequence[Any], truths: Any, clu
     return {name: difference(of_a[name], of_b[name], of_trained) for name in of_a}
 
 
+def p_text(p_value: float) -> str:
+    """A p-value with four decimals, or its bound where they would be zeros."""
+    return "<0.0001" if p_value < 0.0001 else f"{p_value:.4f}"
+
+
 def holm(p_by_name: dict[str, float]) -> dict[str, float]:
     """Holm's step-down adjustment of several p-values, {name: adjusted p}; nan stays nan and does not count."""
     names = sorted((name for name, p in p_by_name.items() if not np.isnan(p)), key=p_by_name.__getitem__)

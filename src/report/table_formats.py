@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from src.eval_metrics import Metric
-from src.report.significance import MAIN
+from src.report.significance import MAIN, p_text
 
 if TYPE_CHECKING:
     from src.report.tables import Cell, Row, Table
@@ -95,7 +95,7 @@ def difference_rows(table: "Table") -> list[list[str]]:
             star = "*" if row.starred and (key == MAIN or [key] == list(table.task.main[1])) else ""
             interval = f"[{shown(metric, low, '+')}, {shown(metric, high, '+')}]"
             cells.append(f"{shown(metric, value, '+')}{star} {interval}" if math.isfinite(low + high) else "n/a")
-        rows.append([row.label, "" if row.p_value is None else f"{row.p_value:.4f}", *cells])
+        rows.append([row.label, "" if row.p_value is None else p_text(row.p_value), *cells])
     return [[f"{table.reference} less", f"p ({table.task.main[0]})", *difference_columns(table)], *rows] if rows else []
 
 

@@ -12,7 +12,7 @@ from main import main as train
 from src.eval_metrics import EMOTIONS
 from src.report.compare import COLOUR_END, COLOURS, compare, compare_seeds, largest, main, report
 from src.report.read_runs import read_run, read_seeds
-from src.report.significance import MAIN
+from src.report.significance import MAIN, p_text
 from src.tasks import EmotionClassification, SentimentRegression
 from tests.data_files import make_splits, write_dataset
 from tests.run_files import result_content
@@ -373,7 +373,7 @@ def test_all_seeds_are_compared(tmp_path, capsys):
     assert len(cells(text, "acc5")) == 5  # no interval: it stands in no table
     assert "A  " + str(tmp_path / "A") + "  seed 1, 2, 4, 10" in text
     assert "over trained models, whose seeds are separate draws, and over 40 test samples, each alone" in text
-    assert f"MAE, the main metric: p = {found.p_value:.4f}, t-test; others are not tested" in text
+    assert f"MAE, the main metric: t-test, p-value {p_text(found.p_value)}; others are not tested" in text
 
 
 def test_seeds_of_emotions(tmp_path, capsys):
@@ -387,7 +387,7 @@ def test_seeds_of_emotions(tmp_path, capsys):
     assert cells(text, "Happy_acc")[4] == "▼"
     f1 = [comparison["differences"][key].value for key in ("Happy_f1", "Sad_f1")]
     assert cells(text, "mean F1")[1:3] == [f"{np.mean(f1):+.4f}", "▼"]
-    assert "mean F1, the main metric: p = 0.0" in text
+    assert "mean F1, the main metric: t-test, p-value " in text
 
 
 def test_one_seed_and_an_undefined_metric(tmp_path, capsys):
@@ -401,7 +401,7 @@ def test_one_seed_and_an_undefined_metric(tmp_path, capsys):
     assert cells(text, "mae")[3:] == ["0", "=", "[+0.0000, +0.0000]"]
     assert "±" not in text.replace("mean ± standard", "")
     assert "fewer than 3 seeds: this compares these trained models only, without a test" in text
-    assert "p = " not in text
+    assert "p-value" not in text
 
 
 def test_clusters_of_seeds(tmp_path, capsys):

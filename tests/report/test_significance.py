@@ -19,6 +19,7 @@ from src.report.significance import (
     holm,
     jackknife,
     measure,
+    p_text,
 )
 from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression
 
@@ -238,3 +239,7 @@ def test_holm_by_hand():
         {"a": 0.03, "b": 0.06, "c": 0.06, "d": float("nan")}, nan_ok=True
     )
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_p_values_as_text():
+    assert [p_text(p) for p in (1.0, 0.0123, 0.0001, 0.00009)] == ["1.0000", "0.0123", "0.0001", "<0.0001"]

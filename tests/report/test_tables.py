@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from src.data.specs import find_spec
 from src.report.read_runs import Group, collect
-from src.report.significance import MAIN, holm
+from src.report.significance import MAIN, holm, p_text
 from src.report.table_formats import difference_columns
 from src.report.tables import PUBLISHED, build_table, main, published_rows, write_tables
 from src.tasks import SentimentRegression
@@ -97,7 +97,7 @@ def test_every_kind_of_cell(tmp_path):
     low, high = rows["MulT"].less["mae"][1:3]
     assert mult_less.count("*") == 1
     assert f"* [{low:+.3f}, {high:+.3f}]" in mult_less
-    assert f" {rows['MulT'].p_value:.4f} " in mult_less
+    assert f" {p_text(rows['MulT'].p_value)} " in mult_less
     assert "| PMR less | p (MAE) | Acc7" in text
     assert "and over 60 test samples, each alone since their ids tell no groups." in text
     assert "main metric, MAE, which was declared beforehand: p < 0.05, t-test, after Holm over MulT. Other" in text
