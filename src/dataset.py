@@ -17,7 +17,7 @@ from src.data.cache import Converted, convert, in_memory, read_file
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.data.specs import DatasetSpec, find_file
 from src.errors import UserError
-from src.tasks import task_of_labels
+from src.tasks.choice import ANYTHING, Asked, Choice, choose, shape_of
 
 from modules.sequence import Sequence, first_real_steps
 
@@ -76,6 +76,7 @@ class Dataset:
     splits: dict
     notes: list[str]  # lines for the log about changes that reading made
     protocol: str = "MulT"  # or "MMSA": whose splits these are
+    choice: str = ""  # the task and why it was chosen, for the log
     source: dict = field(default_factory=dict)  # "file", its "sha256", and where it was "read_from"
 
     @property
@@ -99,26 +100,30 @@ class Dataset:
 
 
 def load_dataset(spec: DatasetSpec, data_path: str | Path = "data", aligned: bool = False,
-                 cache_dir: str | Path | None = None, wanted: Iterable[str] = SPLITS) -> Dataset:
+                 cache_dir: str | Path | None = None, wanted: Iterable[str] = SPLITS,
+                 asked: Asked = ANYTHING) -> Dataset:
     """Read and check a data set; returns the splits `wanted`. The others are not read once the file has been converted.
+    `asked` are the flags about labels.
 
     UserError, in one line, names the file, the place in it and the fault.
     """
     if spec.make:
         _, raw = read_layout(spec.make(aligned), spec.name)
-        return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name, wanted)
+        return make_dataset(Converted(convert(raw, spec.name, in_memory)[0]), spec, aligned, spec.name, wanted,
+                            asked)
     path = find_file(spec, data_path, aligned)
-    converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path), wanted)
+    converted = read_file(path, cache_dir, lambda splits: check_splits(splits, spec, aligned, path, asked), wanted)
     guesses = compare(converted.splits, spec, aligned, path, converted.sha256)
-    dataset = make_dataset(converted, spec, aligned, path, wanted)
+    dataset = make_dataset(converted, spec, aligned, path, wanted, asked)
     return replace(dataset, notes=guesses + dataset.notes)
 
 
 def make_dataset(converted: Converted, spec: DatasetSpec, aligned: bool, where: str | Path,
-                 wanted: Iterable[str]) -> Dataset:
+                 wanted: Iterable[str], asked: Asked) -> Dataset:
     """The Dataset of a converted file, or of arrays that were made in memory."""
     chosen = {name: converted.splits[name] for name in wanted}
-    task = check_splits(chosen, spec, aligned, where).of_protocol(converted.protocol)
+    choice = check_splits(chosen, spec, aligned, where, asked)
+    task = choice.task.of_protocol(converted.protocol)
     splits = {
         name: Split(
             features=tuple(torch.from_numpy(split.features[key]) for key in MODALITY_KEYS),
@@ -128,25 +133,36 @@ def make_dataset(converted: Converted, spec: DatasetSpec, aligned: bool, where: 
         )
         for name, split in chosen.items()
     }
+    if not asked.recorded:
+        try:
+            task = task.weighted(asked.class_weights, splits["train"].labels)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     notes = [f"{where}, {note}" for note in converted.notes]
+    notes += [f"{where}, {name} labels: {change}" for name, split in chosen.items()
+              if (change := task.changes(split.labels))]
+    if task.weights:
+        weights = zip(task.labels, task.weights, strict=True)
+        notes.append("class weights: " + ", ".join(f"{label} {weight:.4g}" for label, weight in weights))
     source = {"file": str(where), "sha256": converted.sha256, "read_from": converted.place}
-    return Dataset(task, splits, notes, converted.protocol, source)
+    return Dataset(task, splits, notes, converted.protocol, str(choice), source)
 
 
-def check_splits(splits: dict, spec: DatasetSpec, aligned: bool, where: str | Path) -> Any:
-    """The task of the splits, raw or converted; UserError where they are not those asked for, or labels or shapes break
-    the format.
+def check_splits(splits: dict, spec: DatasetSpec, aligned: bool, where: str | Path,
+                 asked: Asked = ANYTHING) -> Choice:
+    """The task of the splits, raw or converted, by their training labels; UserError where they are not those asked for,
+    or labels or shapes break the format.
     """
     compare(splits, spec, aligned, where)
-    task: Any = spec.task
+    choice = choose(splits["train"].labels, asked, spec.tasks, spec.known_by, f"{where}, train labels")
+    of_train = splits["train"].labels.shape[1:]
     for name, split in splits.items():
         place = f"{where}, {name} labels"
-        task = task or task_of_labels(split.labels.shape, place)
-        if not task.takes(split.labels.shape):
-            raise UserError(f"{place} have shape {split.labels.shape}, not that of {spec.name}'s task")
-        task.read_labels(split.labels, place)
+        if split.labels.shape[1:] != of_train:
+            raise UserError(f"{place} has shape {split.labels.shape}; expected {shape_of(of_train)}, as in train")
+        choice.task.read_labels(split.labels, place)
     check_shapes(splits, where)
-    return task
+    return choice
 
 
 def check_shapes(splits: dict, where: str | Path) -> None:

@@ -83,6 +83,16 @@ def stock_f1(hits: ndarray, predicted: ndarray, true: ndarray) -> ndarray:
     return weighted_f1(hits, predicted, true, weights=predicted)
 
 
+def macro_f1(hits: ndarray, predicted: ndarray, true: ndarray) -> ndarray:
+    """The mean F1 of the classes that occur among predictions or truths."""
+    return weighted_f1(hits, predicted, true, weights=(predicted + true > 0).astype(float))
+
+
+def mean_recall(hits: ndarray, predicted: ndarray, true: ndarray) -> ndarray:
+    """The mean recall of the classes that have samples: unweighted average recall."""
+    return np.nan_to_num(hits / true).sum(axis=0) / (true > 0).sum(axis=0)
+
+
 def moments(predictions: ndarray, truths: ndarray) -> Sequence[ndarray]:
     """The statistics of second moments. They stand around the mean of all samples, which keeps them precise."""
     p, t = (x - x.mean() for x in (x.astype(np.float64) - x[0] for x in (predictions, truths)))  # 0 of a constant
@@ -94,6 +104,18 @@ def pearson(n: ndarray, p: ndarray, t: ndarray, pp: ndarray, tt: ndarray, pt: nd
     varying = (pp - p * p / n > 1e-12 * pp) & (tt - t * t / n > 1e-12 * tt)  # a constant leaves rounding errors
     r = (pt - p * t / n) / np.sqrt((pp - p * p / n) * (tt - t * t / n))
     return np.where(varying, np.clip(r, -1, 1), np.nan)[()]
+
+
+def agreement(predictions: ndarray, truths: ndarray) -> Sequence[ndarray]:
+    """The statistics of `moments` and the error."""
+    return *moments(predictions, truths), predictions.astype(np.float64) - truths
+
+
+def concordance(n: ndarray, p: ndarray, t: ndarray, pp: ndarray, tt: ndarray, pt: ndarray, error: ndarray) -> ndarray:
+    """Lin's concordance correlation coefficient from the totals of `agreement`; nan where both sides are one constant.
+    """
+    spread = (pp - p * p / n) + (tt - t * t / n) + error * error / n
+    return np.where(spread > 0, 2 * (pt - p * t / n) / spread, np.nan)[()]
 
 
 def rounded(bound: int, scores: ndarray) -> ndarray:
@@ -112,6 +134,7 @@ SCORE = {
     "mae": Metric(lambda p, t: (np.abs(p - t), np.ones_like(p)), np.divide, lower_is_better=True, percent=False),
     "corr": Metric(moments, pearson, percent=False),
 }
+AGREEMENT = {**SCORE, "ccc": Metric(agreement, concordance, percent=False)}
 UNIT_SENTIMENT = {  # MMSA's, of scores clipped to -1..1; F1 is weighted by the support of the two true classes
     **SCORE,
     "acc2": accuracy(partial(interval, (0.0,))),
@@ -139,6 +162,39 @@ def sentiment(exclude_zero: bool = True) -> dict[str, Metric]:
         "f1": of_classes(weighted_f1, positive, counted), "f1_stock": of_classes(stock_f1, positive, counted),
         "acc2_has0": accuracy(not_negative), "f1_has0": of_classes(weighted_f1, not_negative),
     }
+
+
+def score(scale: tuple[float, float]) -> dict[str, Metric]:
+    """The metrics of scores on any scale: those of AGREEMENT, and for the side of the scale's middle, of the samples
+    that are not on it, acc2 and f1, weighted by the true classes.
+    """
+    middle = sum(scale) / 2
+    above, beside = partial(np.less, middle), partial(np.not_equal, middle)
+    return {**AGREEMENT, "acc2": accuracy(above, beside), "f1": of_classes(weighted_f1, above, beside)}
+
+
+def several(labels: Sequence[str]) -> dict[str, Metric]:
+    """AGREEMENT of each of K scores (N, K), {label_metric: ...}, and its means over them, {mean_metric: ...}."""
+    def joined(metric: Metric, columns: Sequence[int]) -> Metric:
+        def statistics(predictions: ndarray, truths: ndarray) -> Sequence[ndarray]:
+            return [x for i in columns for x in metric.statistics(predictions[:, i], truths[:, i])]
+        def value(*totals: ndarray) -> ndarray:
+            size = len(totals) // len(columns)
+            parts = [totals[start:start + size] for start in range(0, len(totals), size)]
+            return np.mean([metric.value(*part) for part in parts], axis=0)
+        return metric._replace(statistics=statistics, value=value)
+    of_each = {f"{label}_{key}": joined(metric, [i])
+               for i, label in enumerate(labels) for key, metric in AGREEMENT.items()}
+    return of_each | {f"mean_{key}": joined(metric, range(len(labels))) for key, metric in AGREEMENT.items()}
+
+
+def classes(number: int) -> dict[str, Metric]:
+    """The metrics of one of so many classes (N,): accuracy, weighted and macro F1, unweighted average recall."""
+    def itself(classes: ndarray) -> ndarray:
+        return classes
+    by_class = partial(of_classes, class_of=itself, classes=range(number))
+    return {"acc": accuracy(itself), "f1": by_class(weighted_f1), "macro_f1": by_class(macro_f1),
+            "uar": by_class(mean_recall)}
 
 
 def emotion(index: int) -> dict[str, Metric]:

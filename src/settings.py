@@ -20,10 +20,13 @@ from src.errors import Parser, UserError, printable
 from src.models import MODELS, arguments_of, check_used, find_model, options_of, owners_of
 from src.options import MOST_LAYERS, Option, check_value, count, positive, probability
 from src.presets import read_preset, search_cost
+from src.tasks.choice import Asked
+from src.tasks.flags import LABEL_FLAGS
 
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
 DATA_DEVICES = ("auto", "cpu", "cuda")
+SELDOM = ("search", *LABEL_FLAGS)  # recorded only where there is one
 PRECISIONS = ("float32", "tf32", "bfloat16", "float64")
 NEEDS = {"trim_padding": "mask_padding", "sort_batches": "trim_padding"}  # flags without effect by themselves
 ARGUMENTS = {"nlevels": "layers", **dict.fromkeys(("kernel_l", "kernel_a", "kernel_v"), "kernel_sizes")}  # of models
@@ -49,13 +52,18 @@ class Settings:
     """
 
     model: str = flag("task", "MulT", "%(models)s, in any case")
-    dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, sims, demo, or NAME of "
-                        "NAME_data.pkl")
+    dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, sims, simsv2, meld, "
+                        "ur_funny, mustard, demo, or NAME of NAME_data.pkl")
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
     data_path: str = flag("task", "data", "folder of the data files, or the file itself")
     preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock; or a FILE "
                               "of python -m src tune")
     search: str | None = field(default=None)  # the cost of finding the settings of a preset's file
+
+    task: str | None = flag("labels", None, **LABEL_FLAGS["task"])
+    label_names: str | None = flag("labels", None, **LABEL_FLAGS["label_names"])
+    scale: str | None = flag("labels", None, **LABEL_FLAGS["scale"])
+    class_weights: str | None = flag("labels", None, **LABEL_FLAGS["class_weights"])
 
     attn_dropout: float = flag("dropout", 0.1, "attention to language, and self-attention", type=probability)
     attn_dropout_a: float = flag("dropout", 0.0, "attention to audio", type=probability)
@@ -114,6 +122,11 @@ class Settings:
         return find_spec(self.dataset)
 
     @property
+    def asked(self) -> Asked:
+        """What the flags say about the labels; ValueError where they do not fit together."""
+        return Asked.of(self.task, self.label_names, self.scale, self.class_weights)
+
+    @property
     def run_path(self) -> Path:
         """results/<dataset>/<aligned|unaligned>/<model>[-<name>]/seed<k>"""
         alignment = "aligned" if self.aligned else "unaligned"
@@ -121,8 +134,8 @@ class Settings:
         return Path(self.results_dir) / self.dataset / alignment / model / f"seed{self.seed}"
 
     def recorded(self) -> dict[str, Any]:
-        """The settings by name, those of other models left out, and `search` where there was none."""
-        left_out = unused(self.model) | ({"search"} if not self.search else set())
+        """The settings by name, those of other models left out, and SELDOM ones where there are none."""
+        left_out = unused(self.model) | {name for name in SELDOM if getattr(self, name) is None}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         at = list(values).index("options")
         return dict([*list(values.items())[:at], *values["options"].items(), *list(values.items())[at + 1:]])
@@ -316,4 +329,6 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
         else:
             raise ValueError(f"there is no setting {name}")
     options = {name: values.get(name, arguments_of(model)[name]) for name in own}
-    return Settings(**{name: value for name, value in values.items() if name in SHARED}, options=options)
+    settings = Settings(**{name: value for name, value in values.items() if name in SHARED}, options=options)
+    settings.asked  # noqa: B018, it raises an error
+    return settings

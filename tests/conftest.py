@@ -19,8 +19,9 @@ QUICK = (  # fast tests, some for each room: files, or file::beginning of the na
     "modules/test_sequence.py::test_joined", "report/test_significance.py",
     "report/test_tables.py::test_every_kind",
     "runs/test_main.py::test_a_second_run", "runs/test_stock_checkpoint.py::test_the_tensors",
-    "search/test_tune.py::test_flags_that", "tools/test_inspect.py", "training/test_train.py", "test_docs.py",
-    "test_house.py", "test_metrics.py", "test_registry.py", "test_settings.py",
+    "search/test_tune.py::test_flags_that", "tasks/test_choice.py", "tools/test_inspect.py",
+    "training/test_train.py", "test_docs.py", "test_house.py", "test_metrics.py", "test_registry.py",
+    "test_settings.py",
 )
 
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -19,7 +19,7 @@ def write_run(root, dataset="mosi", aligned=False, model="PMR", seed=1111, noise
     task = find_spec(dataset).task.of_protocol(protocol)
     random = np.random.default_rng(7)
     if task.output_dim == 1:
-        truth = random.uniform(-task.bound, task.bound, (samples, 1)).round(1)
+        truth = random.uniform(*task.scale, (samples, 1)).round(1)
         useful, useless = truth, np.zeros_like(truth) + 0.1
     else:
         truth = (random.random((samples, 4)) < 0.4).astype(int)

@@ -6,11 +6,15 @@ from math import isnan
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from src.eval_metrics import measure, scores, sentiment
 from src.runs.result import name_task
 from src.tasks import (
+    Classification,
     EmotionClassification,
+    ScoreRegression,
+    ScoresRegression,
     SentimentRegression,
     UnitSentimentRegression,
     no_better_than,
@@ -160,3 +164,67 @@ def test_a_result_names_its_task_and_one_of_the_first_format_is_told_by_its_metr
     for result in (named, name_task(first_format, {"loss": 1.0, **metrics})):
         told = task_of_result(result)
         assert (type(told), told.labels, dict(told.columns)) == (type(task), task.labels, dict(task.columns))
+
+
+def concordance(p, t):
+    return 2 * np.cov(p, t, bias=True)[0, 1] / (p.var() + t.var() + (p.mean() - t.mean()) ** 2)
+
+
+@pytest.mark.parametrize("scale", [(-1, 1), (1, 5), (0, 100)])
+def test_a_score_on_any_scale(scale):
+    random, middle = np.random.default_rng(3), sum(scale) / 2
+    truths = random.uniform(*scale, 80).round(1)
+    truths[:5] = middle
+    predictions = 0.5 * truths + random.normal(size=80)
+    metrics = ScoreRegression(scale=scale).metrics(predictions, truths)
+    assert metrics["mae"] == pytest.approx(np.abs(predictions - truths).mean(), rel=1e-5)
+    assert metrics["corr"] == pytest.approx(np.corrcoef(predictions, truths)[0, 1], rel=1e-5)
+    assert metrics["ccc"] == pytest.approx(concordance(predictions, truths), rel=1e-5)
+    beside = truths.astype(np.float32) != middle
+    above_p, above_t = predictions[beside] > middle, truths[beside] > middle
+    assert metrics["acc2"] == pytest.approx(accuracy_score(above_t, above_p))
+    assert metrics["f1"] == pytest.approx(f1_score(above_t, above_p, average="weighted"))
+
+
+def test_a_constant_agrees_with_nothing():
+    metrics = ScoreRegression(scale=(1, 5)).metrics([3.0, 3.0, 3.0], [1.0, 2.0, 5.0])
+    assert isnan(metrics["corr"])
+    assert metrics["ccc"] == 0
+    assert isnan(ScoreRegression(scale=(1, 5)).metrics([3.0, 3.0], [3.0, 3.0])["ccc"])
+
+
+def test_several_scores_have_each_its_metrics_and_their_means():
+    random = np.random.default_rng(4)
+    truths = random.uniform(-1, 1, (60, 3)).astype(np.float32)
+    predictions = (truths + [0.1, 1, 2] * random.normal(size=(60, 3))).astype(np.float32)
+    metrics = ScoresRegression(("valence", "arousal", "power")).metrics(predictions, truths)
+    for i, name in enumerate(("valence", "arousal", "power")):
+        alone = ScoreRegression().metrics(predictions[:, i], truths[:, i])
+        assert {key: metrics[f"{name}_{key}"] for key in ("mae", "corr", "ccc")} == pytest.approx(
+            {key: alone[key] for key in ("mae", "corr", "ccc")}, rel=1e-5)
+    for key in ("mae", "corr", "ccc"):
+        each = [metrics[f"{name}_{key}"] for name in ("valence", "arousal", "power")]
+        assert metrics[f"mean_{key}"] == pytest.approx(np.mean(each), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes, absent", [(2, ()), (3, ()), (7, ()), (7, (2, 5))])
+def test_one_of_several_classes(classes, absent):
+    random = np.random.default_rng(classes)
+    truths = random.choice([c for c in range(classes) if c not in absent], 90)
+    logits = np.eye(classes)[truths] + random.normal(size=(90, classes))
+    logits[:, list(absent[:1])] -= 9  # one class is neither true nor predicted, another is predicted alone
+    predicted = logits.argmax(axis=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that are not true
+        expected = {
+            "acc": accuracy_score(truths, predicted), "f1": f1_score(truths, predicted, average="weighted"),
+            "macro_f1": f1_score(truths, predicted, average="macro"), "uar": balanced_accuracy_score(truths, predicted),
+        }
+    task = Classification([f"class {i}" for i in range(classes)])
+    assert task.metrics(logits, truths[:, None]) == pytest.approx(expected)
+
+
+def test_the_majority_class_has_known_metrics():
+    labels = torch.tensor([[2], [2], [0], [1], [2]])
+    metrics = Classification("abc").metrics(Classification("abc").trivial_prediction(labels, 5), labels)
+    assert metrics == pytest.approx({"acc": 3 / 5, "f1": 3 / 5 * 3 / 4, "macro_f1": 1 / 4, "uar": 1 / 3})

@@ -46,7 +46,7 @@ class ConvertedSplit:
 
     features: dict  # {modality key: (N, T_m, d_m) float32, finite}
     padding: dict  # {modality key: (N, T_m) bool, True where a step is all zeros}
-    labels: np.ndarray  # as the file's, in MulT's shape
+    labels: np.ndarray  # (N, ...), as the file's
     ids: list  # N strings
 
     def shape(self, key: str) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 Both are a dict of "train", "valid" and "test", each a dict of arrays "text", "audio" and "vision" (N, T_m, d_m).
 
-MulT: "labels" (N, 1, 1) for sentiment or (N, K, 2) one-hot for K emotions, and perhaps "id" (N, ...). A sequence ends
+MulT: "labels" (N, ...) of any shape that src/tasks/choice.py reads, and perhaps "id" (N, ...). A sequence ends
 at its last step; the padding is in front of it.
 
 MMSA: "regression_labels" (N,), "id" (N,), and much that is not needed here. A sequence starts at step 0; the padding
@@ -21,7 +21,6 @@ import numpy as np
 
 from src.data.safe_pickle import release_pages
 from src.errors import UserError, printable
-from src.tasks import task_of_labels
 
 SPLITS = ("train", "valid", "test")
 MODALITY_KEYS = ("text", "audio", "vision")  # in the order of modules.multimodal.MODALITIES
@@ -31,10 +30,10 @@ CHUNK_BYTES = 1 << 25  # of an array, at a time
 
 @dataclass(frozen=True)
 class RawSplit:
-    """A split as its file has it, the labels apart, which are in MulT's shape."""
+    """A split as its file has it."""
 
     features: dict  # {modality key: (N, T_m, d_m) array of any numbers}
-    labels: np.ndarray  # (N, 1, 1) or (N, K, 2)
+    labels: np.ndarray  # (N, ...)
     ids: list  # N strings
     lengths: dict = field(default_factory=dict)  # {modality key: (N,) steps before its padding}; none: padding in front
 
@@ -84,8 +83,9 @@ def _numbers(array: Any, where: str) -> np.ndarray:
 
 
 def _mult_labels(arrays: Any, place: str) -> np.ndarray:
-    labels = _numbers(_item(arrays, "labels", place), f"{place} labels")
-    task_of_labels(labels.shape, f"{place} labels")
+    labels = _numbers(_listed(_item(arrays, "labels", place)), f"{place} labels")
+    if labels.ndim == 0:
+        raise UserError(f"{place} labels has shape (); expected (samples, ...)")
     return labels
 
 

@@ -14,7 +14,14 @@ from typing import Any
 
 from src.data.demo import make_demo
 from src.errors import UserError
-from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression
+from src.tasks import (
+    Classification,
+    EmotionClassification,
+    ScoresRegression,
+    SentimentRegression,
+    Task,
+    UnitSentimentRegression,
+)
 
 CLUSTER = r"^(.*?)(?:\||\$_\$)"  # the video: the first field of MulT's ids, or what stands before $_$ in MMSA's
 SOURCES = Path(__file__).parent / "sources.json"
@@ -30,7 +37,7 @@ class DatasetSpec:
 
     name: str  # of its results folder
     stem: str  # of its files: {stem}_data.pkl and {stem}_data_noalign.pkl
-    task: Any = None  # None: the shape of the labels shows it
+    task: Any = None  # None: the labels show it
     paper: dict[str, Any] = field(default_factory=dict)  # the settings it was published with, by flag
     paper_source: str = ""
     cluster: str = CLUSTER  # the first group names the samples of an id that statistics draw together
@@ -38,6 +45,19 @@ class DatasetSpec:
     mmsa_folder: str | None = None  # of MMSA's data, which holds its files in Processed/
     mmsa_steps: int = 50  # the number in their names
     mmsa_sha256: tuple[str, ...] = ()  # of those files, from MMSA's README; their names do not show the data set
+    other_files: tuple[tuple[bool, str], ...] = ()  # further names of its files: whether aligned, and the name
+    other_tasks: tuple[Task, ...] = ()  # of other label sets of it; the labels show which
+    labels_source: str = ""  # of the names of labels and their order
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that its files are known to have, none for an unknown data set."""
+        return ((self.task,) if self.task else ()) + self.other_tasks
+
+    @property
+    def known_by(self) -> str:
+        """Its name, and the source of its label names."""
+        return self.name + (f", by {self.labels_source}" if self.labels_source else "")
 
     def file(self, data_path: str | Path, aligned: bool) -> Path:
         """The path of its pickle: `data_path` itself if that is a file, else MulT's file or MMSA's, whichever is there;
@@ -55,7 +75,7 @@ class DatasetSpec:
         if self.mmsa_folder:
             name = f"{'' if aligned else 'un'}aligned_{self.mmsa_steps}.pkl"
             names += [name, f"{self.mmsa_folder}/Processed/{name}"]
-        return names
+        return names + [name for its_aligned, name in self.other_files if its_aligned == aligned]
 
 
 def table_5(**row: Any) -> dict[str, Any]:
@@ -66,6 +86,11 @@ def table_5(**row: Any) -> dict[str, Any]:
     shared = {"embed_dim": 40, "nlevels": 4, "kernel_a": 3, "kernel_v": 3, "out_dropout": 0.1}
     return {**shared, "attn_dropout": block, "relu_dropout": block, "res_dropout": block, **row}
 
+
+MOSEI_EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")  # in the SDK's order
+MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
+IEMOCAP_CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+HUMOR, SARCASM = ("not humorous", "humorous"), ("not sarcastic", "sarcastic")
 
 KNOWN = (
     DatasetSpec(
@@ -82,7 +107,10 @@ KNOWN = (
         table_5(batch_size=16, lr=1e-3, num_heads=8, kernel_l=1, embed_dropout=0.3, block_dropout=0.1, clip=1.0,
                 num_epochs=20),
         "MulT Table 5, MOSEI; kernel_l is 1 or 3 there",
-        mmsa_folder="MOSEI",
+        mmsa_folder="MOSEI", other_files=((True, "mosei_raw.pkl"),),
+        other_tasks=(EmotionClassification(MOSEI_EMOTIONS), ScoresRegression(("sentiment", *MOSEI_EMOTIONS)),
+                     ScoresRegression(MOSEI_EMOTIONS)),
+        labels_source="the README of CMU-MultimodalSDK, CMU_MOSEI; of another order give --label_names",
         mmsa_sha256=("45eccfb748a87c80ecab9bfac29582e7b1466bf6605ff29d3b338a75120bf791",
                      "ad8b23d50557045e7d47959ce6c5b955d8d983f2979c7d9b7b9226f6dd6fec1f"),
     ),
@@ -91,12 +119,25 @@ KNOWN = (
         table_5(batch_size=32, lr=2e-3, num_heads=10, kernel_l=3, kernel_a=5, embed_dropout=0.3, block_dropout=0.25,
                 clip=0.8, num_epochs=30),
         "MulT Table 5, IEMOCAP",
+        other_tasks=(Classification(IEMOCAP_CLASSES),),
+        labels_source="MulT (yes/no emotions) and conv-emotion's DialogueRNN (six classes); of another order give "
+                      "--label_names",
     ),
     DatasetSpec(
         "sims", "sims", UnitSentimentRegression(),
         mmsa_folder="SIMS", mmsa_steps=39,
         mmsa_sha256=("c9e20c13ec0454d98bb9c1e520e490c75146bfa2dfeeea78d84de047dbdd442f",),
     ),
+    DatasetSpec("simsv2", "simsv2", UnitSentimentRegression(), labels_source="thuiar/ch-sims-v2: -1 to 1",
+                other_files=((False, "SIMSv2/Processed/sims_unaligned.pkl"),)),
+    DatasetSpec("meld", "meld", Classification(MELD_EMOTIONS),
+                other_tasks=(Classification(("neutral", "positive", "negative")),),
+                labels_source="the README of declare-lab/MELD; of another order give --label_names"),
+    DatasetSpec("ur_funny", "humor", Classification(HUMOR), labels_source="the README of ROC-HCI/UR-FUNNY",
+                other_files=((True, "humor.pkl"),)),
+    DatasetSpec("mustard", "sarcasm", Classification(SARCASM, (-1, 1)), other_tasks=(Classification(SARCASM),),
+                labels_source="MultiBench's loader, get_data.py: above 0 is sarcastic",
+                other_files=((True, "sarcasm.pkl"),)),
     DatasetSpec(
         "demo", "demo", SentimentRegression(),
         {"batch_size": 32, "lr": 2e-3, "embed_dim": 24, "num_heads": 4, "nlevels": 2, "embed_dropout": 0.0,

@@ -106,6 +106,30 @@ def draw_curves(title: str, models: Mapping[str, list], loss_name: str) -> Figur
     return figure
 
 
+def draw_confusion(title: str, models: Mapping[str, ndarray], classes: Sequence[str]) -> Figure:
+    """Confusion matrices (K, K) of counts: a panel a model, a row a true class, shaded by its share of the row."""
+    columns = min(2 if len(classes) > 4 else 3, len(models))
+    rows = -(-len(models) // columns)
+    size = max(2.2, 0.45 * len(classes) + 1)
+    figure = Figure(figsize=(max(WIDTH, columns * size), 0.6 + rows * size), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, (name, counts) in zip(panels.flat, models.items(), strict=False):
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+        for (i, j), count in np.ndenumerate(counts):
+            axes.text(j, i, f"{count}\n{100 * shares[i, j]:.0f} %", ha="center", va="center", fontsize=7,
+                      color="white" if shares[i, j] > 0.5 else "black")
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        axes.set_title(name)
+    for axes in panels.flat[len(models):]:
+        axes.set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
 def draw_bars(title: str, models: Mapping[str, list], task: Task, trivial: Mapping[str, Any]) -> Figure:
     """Test metrics: a group a metric, a bar a model, error bars over seeds, a dashed line for the trivial baseline."""
     columns = task.columns

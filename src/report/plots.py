@@ -6,6 +6,7 @@ For each data set, alignment and protocol:
 
     ..._curves.png     losses by epoch, a panel a model
     ..._bars.png       test metrics of the models beside the trivial baseline
+    ..._confusion.png  of classes: how often each is predicted as each, summed over seeds
     ..._gates.png      PMR: the mean gate G of each modality over time, a line a layer
     ..._messages.png   PMR: the message weights alpha of each layer
     ..._attention.png  PMR: crossmodal attention to the hub in the last layer, for one test sample
@@ -27,11 +28,21 @@ from matplotlib.figure import Figure
 from src.dataset import Split
 from src.errors import Parser, UserError, run_command
 from src.models import PMR
-from src.report.drawing import STYLE, draw_attention, draw_bars, draw_curves, draw_gates, draw_messages, loss_curves
-from src.report.read_runs import Group, collect
+from src.report.drawing import (
+    STYLE,
+    count_seeds,
+    draw_attention,
+    draw_bars,
+    draw_confusion,
+    draw_curves,
+    draw_gates,
+    draw_messages,
+    loss_curves,
+)
+from src.report.read_runs import Group, collect, read_predictions
 from src.runs.run import load_trained
 from src.runs.run_folder import OutdatedRunError
-from src.tasks import task_of_result
+from src.tasks import Classification, task_of_result
 
 from modules.multimodal import by_modality
 
@@ -146,13 +157,27 @@ def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None =
         for group, models in groups.items():
             result = next(iter(models.values()))[0].result
             task, title, stem = task_of_result(result), group.title, group.stem
-            if any(task_of_result(run.result).columns != task.columns for runs in models.values() for run in runs):
-                raise UserError(f"the runs on {title} are of different tasks; move those on older data elsewhere")
             lines.append(save(draw_curves(title, models, task.loss_name), out, f"{stem}_curves"))
             lines.append(save(draw_bars(title, models, task, result["trivial_baseline"]), out, f"{stem}_bars"))
+            if isinstance(task, Classification):
+                counts = {f"{name}, {count_seeds({name: runs})}": np.sum([confusion(task, run) for run in runs], axis=0)
+                          for name, runs in models.items()}
+                lines.append(save(draw_confusion(f"{title}, test", counts, task.labels), out, f"{stem}_confusion"))
         for group, trial, result in learned:
             lines += draw_learned(group.title, group.stem, trial, result, out, sample, data_path)
     return lines
+
+
+def confusion(task: Classification, run: Run) -> np.ndarray:
+    """How often each true class was predicted as each on the test split: (K, K) counts, a row a true class."""
+    stored = read_predictions(run.result["folder"] / "predictions.npz")
+    try:
+        predicted, true = task.pair(stored["predictions"], stored["labels"])
+        counts = np.zeros((task.output_dim, task.output_dim), dtype=int)
+        np.add.at(counts, (true, predicted), 1)
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{run.result['folder']}/predictions.npz is damaged; train the run again") from error
+    return counts
 
 
 def draw_learned(group: str, stem: str, trial: str, result: dict[str, Any], out: str | Path, sample: str | None,

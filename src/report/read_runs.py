@@ -13,7 +13,15 @@ from src.errors import UserError
 from src.models import MODELS
 from src.runs.result import difference_of_settings, name_task
 from src.runs.run_folder import read_arrays, read_result
-from src.tasks import PROTOCOLS, SentimentRegression, UnitSentimentRegression, task_of_metrics, task_of_result
+from src.tasks import (
+    PROTOCOLS,
+    TASKS,
+    SentimentRegression,
+    Task,
+    UnitSentimentRegression,
+    task_of_metrics,
+    task_of_result,
+)
 
 LOSSES = ("train_loss", "valid_loss", "test_loss")
 
@@ -25,7 +33,8 @@ SETTING = re.compile(r"^# (\w+) = (.*)  \(.*\)$", re.M)
 PARAMETERS = re.compile(r"^# parameters: ([\d,]+)$", re.M)
 BATCH = re.compile(rf"^Epoch +(\d+) \| Batch +\d+/ *\d+ \| Time/Batch\(ms\) +\S+ \| Train Loss +{LOSS}$", re.M)
 EPOCH = re.compile(rf"^Epoch +(\d+) \| Time +(\d+\.\d+) sec \| Valid Loss +{LOSS} \| Test Loss +{LOSS}$", re.M)
-METRIC = re.compile(rf"^(\w[\w ]*): +{NUMBER}$", re.M)
+TASK = re.compile(r"^# task: (\w+)(?:, from (\S+) to (\S+))?(?: of (.*?))?  \(", re.M)
+METRIC = re.compile(rf"^([^#:\n]+): +{NUMBER}$", re.M)
 EMOTION_METRICS = re.compile(rf"^(\S.*): *\n  - F1 Score: +{NUMBER}\n  - Accuracy: +{NUMBER}$", re.M)
 
 
@@ -71,6 +80,7 @@ def collect(results_dir: str | Path, dataset: str | None = None) -> tuple[dict[G
             continue
         groups.setdefault(group, {}).setdefault(folder.parent.name, []).append(run)
     for models in groups.values():
+        problems += leave_out_other_tasks(models)
         for name, runs in list(models.items()):
             runs.sort(key=lambda run: run["seed"])
             if differences := {d for run in runs[1:] if (d := difference_of_settings(runs[0], run))}:
@@ -84,6 +94,20 @@ def collect(results_dir: str | Path, dataset: str | None = None) -> tuple[dict[G
         group: dict(sorted(models.items(), key=lambda item: (order.index(item[1][0]["model"]), item[0])))
         for group, models in sorted(groups.items()) if models
     }, sorted(problems)
+
+
+def leave_out_other_tasks(models: dict[str, list]) -> list[str]:
+    """Keep the runs that have the task of the first folder; returns a line for each model folder that loses some."""
+    problems = []
+    first = min((run for runs in models.values() for run in runs), key=lambda run: str(run["folder"]))
+    for name, runs in list(models.items()):
+        if others := [run for run in runs if str(task_of_result(run)) != str(task_of_result(first))]:
+            problems.append(f"{others[0]['folder']} is of the task {task_of_result(others[0])}, {first['folder']} of "
+                            f"{task_of_result(first)}: give each task its own --results_dir")
+            models[name] = [run for run in runs if run not in others]
+            if not models[name]:
+                del models[name]
+    return problems
 
 
 def read_run(path: str | Path) -> dict[str, Any]:
@@ -139,12 +163,13 @@ def read_log(path: str | Path) -> dict[str, Any]:
     if not text.strip():
         raise UserError(f"{path} is empty: give the log of a run that has finished an epoch")
     head, protocol, parameters = (form.search(text) for form in (HEAD, PROTOCOL, PARAMETERS))
-    epochs, metrics = log_epochs(text), log_metrics(text)
+    task = log_task(text)
+    epochs, metrics = log_epochs(text), log_metrics(text, task)
     if not epochs:
         raise UserError(f"{path} has no line of a finished epoch: it is no log, or its run was cut short in the first")
     return {
         "name": str(path), "kind": "log", "dataset": head and head[1], "settings": dict(SETTING.findall(text)) or None,
-        "protocol": protocol and protocol[1], "task": metrics and task_of_metrics(list(metrics)),
+        "protocol": protocol and protocol[1], "task": metrics and (task or task_of_metrics(list(metrics))),
         "parameters": parameters and int(parameters[1].replace(",", "")),
         "epochs": by_number(epochs, path), "metrics": metrics,
     }
@@ -160,10 +185,18 @@ def log_epochs(text):
     ]
 
 
-def log_metrics(text: str) -> dict[str, float] | None:
+def log_task(text: str) -> Task | None:
+    """The task that a log names, None where it names none, or one of which the metrics are enough."""
+    if not (found := TASK.search(text)) or found[1] not in ("score", "scores", "classes"):
+        return None
+    scale = [float(limit) for limit in found.groups()[1:3] if limit]
+    return TASKS[found[1]].make({"labels": found[4].split(", "), "scale": scale or None})
+
+
+def log_metrics(text: str, named: Task | None = None) -> dict[str, float] | None:
     """The test metrics at the end of a log by their names in result.json; None where they are missing or cut off."""
     by_title = {title: float(value) for title, value in METRIC.findall(text)}
-    for task in (SentimentRegression, UnitSentimentRegression):
+    for task in (named,) if named else (SentimentRegression, UnitSentimentRegression):
         if task.log_names.keys() <= by_title.keys():
             return {key: by_title[title] for title, key in task.log_names.items()}
     emotions = {

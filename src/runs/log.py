@@ -42,6 +42,7 @@ class TrainingLog:
                 in zip(("language", "audio", "vision"), dataset.input_lens, dataset.input_dims, strict=True)
             ),
             f"# {data_line(dataset)}",
+            f"# {dataset.choice}",
             *(f"# {note}" for note in dataset.notes),
             *(f"# {name} = {value}  ({sources[name]})" for name, value in settings.recorded().items()),
             *(f"# {name}: {value}" for name, value in environment(state.device).items()),

@@ -56,7 +56,7 @@ def make_result(settings: Any, dataset: Dataset, state: TrainingState, seconds: 
     no_better_on = no_better_than(dataset.task, selected.test.metrics, trivial["test"])
     return {
         "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned, "seed": settings.seed,
-        "protocol": dataset.protocol, "task": dataset.task.name, "labels": list(dataset.task.labels),
+        "protocol": dataset.protocol, **dataset.task.record(),
         "parameters": parameter_count(state.model),
         "epochs": state.epochs,
         "selected_epoch": selected.number,
@@ -183,7 +183,11 @@ def check_result(result: dict) -> None:
     for place in ("selected_epoch", "test_selected.epoch"):
         if not 1 <= at(result, place) <= result["epochs"]:
             raise ValueError(f"its {place} is not one of its epochs")
-    names, columns = set(result["test"]), set(task_of_result(result).columns.values())
+    try:
+        task = task_of_result(result)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ValueError("its task is not whole") from error
+    names, columns = set(result["test"]), set(task.columns.values())
     if not columns or not columns <= names & set(result["trivial_baseline"]["test"]):
         raise ValueError("its metrics are not those of a task")
     if any(set(at(result, place)) != names for place in ("valid", "test_selected.test")):

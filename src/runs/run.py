@@ -18,6 +18,7 @@ from src.runs.resume import difference_of_runs, differences_of_environment, is_f
 from src.runs.run_folder import RunFolder, check_numbers, load_checkpoint
 from src.runs.stock_checkpoint import initialise
 from src.settings import Settings, read_settings
+from src.tasks import Task, task_of_result
 from src.train import Step, fit
 from src.training.distributed import broadcast, collect, device_of_process, is_first
 from src.training.machine import (
@@ -52,7 +53,8 @@ def prepare(settings: Settings, wanted: tuple[str, ...] = SPLITS) -> Prepared:
     choose_arithmetic(settings.deterministic, settings.precision)
     keep_freed_memory()
     device = find_device(device_of_process(settings.device))
-    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir, wanted)
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir, wanted,
+                           settings.asked)
     with explained("the model does not fit; try a smaller --embed_dim or --nlevels"):
         model = build(settings, dataset).to(device)
     if settings.init_from:
@@ -60,7 +62,7 @@ def prepare(settings: Settings, wanted: tuple[str, ...] = SPLITS) -> Prepared:
     settings.check_batches(dataset)
     config = {
         "settings": settings.recorded(), "input_dims": dataset.input_dims, "input_lens": dataset.input_lens,
-        "protocol": dataset.protocol, "task": dataset.task.name, "labels": list(dataset.task.labels),
+        "protocol": dataset.protocol, **dataset.task.record(),
         "data": fingerprint(dataset), "data_file": dataset.source, "environment": environment(device),
     }
     dataset = dataset.to(find_data_device(settings.data_device, device, dataset.nbytes))
@@ -188,7 +190,8 @@ def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, D
     check_numbers(checkpoint, settings.recorded(), path)
     choose_arithmetic(settings.deterministic, settings.precision)
     device = find_device(settings.device)
-    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir)
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir,
+                           asked=replace(settings.asked, recorded=recorded_task(checkpoint["config"], path)))
     with explained(f"the model of {folder} does not fit on {device}"):
         model = build(settings, dataset).to(device)
     as_one_vector(model)  # as in training: a CPU's products round by the place of the weights in memory
@@ -198,3 +201,11 @@ def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, D
         reason = printable(" ".join(str(error).split()))
         raise UserError(f"{path} does not fit the data or the code: {reason}") from error
     return speed_up(model.eval(), device, settings.precision), dataset, settings, epoch
+
+
+def recorded_task(config: dict[str, Any], where: str) -> Task | None:
+    """The task that a config.json or checkpoint names, None where an old one names none; UserError if it is damaged."""
+    try:
+        return task_of_result(config) if "task" in config else None
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{where} is damaged: it has no task that this version knows") from error

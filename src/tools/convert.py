@@ -27,6 +27,8 @@ from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
 from src.tasks import ScoreRegression, SentimentRegression
+from src.tasks.choice import ANYTHING, Asked
+from src.tasks.flags import add_label_flags, asked_by
 from src.tools.computational_sequence import open_sequence, read_folds
 from src.tools.segment_labels import Columns, Segment, labelled_segments, wanted_columns
 from src.tools.timeline import Stream
@@ -50,6 +52,7 @@ class Job:
     aligned: bool
     columns: list[str] | None  # of the labels, by name or number
     spec: DatasetSpec  # of the file that is made
+    asked: Asked = ANYTHING
 
 
 def unaligned(streams: dict[str, Stream]) -> Finder:
@@ -135,17 +138,18 @@ def with_label(of_split: dict[str, list[Segment]], columns: Columns, job: Job,
     finite = {split: [s for s in segments if np.isfinite(s.values).all()] for split, segments in of_split.items()}
     told["left out: segments without a finite label"] = count_of(of_split) - count_of(finite)
     task = job.spec.task or SentimentRegression()
-    if columns.are_emotions or not isinstance(task, ScoreRegression):
+    scale = job.asked.scale or (task.scale if job.asked.task in (None, task.name) else None)
+    if columns.are_emotions or not isinstance(task, ScoreRegression) or not scale:
         return finite
-    low, high = -task.bound, task.bound
+    low, high = scale
     kept = {split: [s.clipped(low, high) for s in segments if low - ROUNDING <= s.values[0] <= high + ROUNDING]
             for split, segments in finite.items()}
     off = count_of(finite) - count_of(kept)
     if off > MOST_OFF_SCALE * count_of(finite):
         first = next(s for segments in finite.values() for s in segments if not low <= s.values[0] <= high)
         raise UserError(f"{job.labels} holds {first.values[0]:g}, and {off} of {count_of(finite)} labels are off the "
-                        f"scale: sentiment goes from {low} to {high}; rescale them, or choose by --label_columns")
-    told[f"left out: segments with a label off the scale {low} to {high}"] = off
+                        f"scale: sentiment goes from {low:g} to {high:g}; rescale them, or choose by --label_columns")
+    told[f"left out: segments with a label off the scale {low:g} to {high:g}"] = off
     return kept
 
 
@@ -194,7 +198,9 @@ def run(argv: Sequence[str] | None) -> None:
     parser.add_argument("--label_columns", nargs="+", metavar="COLUMN",
                         help="the labels wanted, by name or number from 1, of a file with several columns: a score, or "
                              "emotions of CMU-MOSEI, which count as present above 0")
+    add_label_flags(parser)
     arguments = parser.parse_args(argv)
+    asked, typed = asked_by(arguments)
     out, aligned = arguments.out, arguments.aligned
     ending = "_data.pkl" if aligned else "_data_noalign.pkl"
     spec, _ = told_by_path(out)
@@ -205,9 +211,9 @@ def run(argv: Sequence[str] | None) -> None:
         raise UserError(f"--out {out} is there already; move it away or give another name")
     paths = {key: getattr(arguments, key) for key in MODALITY_KEYS}
     job = Job(paths, arguments.labels, arguments.folds, lengths(arguments.steps, aligned), aligned,
-              arguments.label_columns, spec)
+              arguments.label_columns, spec, asked)
     splits, told, columns = convert(job)
-    check_splits(read_layout(splits, out)[1], spec, aligned, out)
+    check_splits(read_layout(splits, out)[1], spec, aligned, out, asked)
     write(splits, out)
     for split, arrays in splits.items():
         print(f"{split}: {len(arrays['labels'])} samples")
@@ -218,7 +224,7 @@ def run(argv: Sequence[str] | None) -> None:
         if number:
             print(f"{what}: {number}")
     print(f"{out} is written: python main.py --dataset {spec.name} --data_path {out.parent}"
-          + (" --aligned" if aligned else ""))
+          + (" --aligned" if aligned else "") + typed)
 
 
 def lengths(steps: list[int] | None, aligned: bool) -> dict[str, int]:

@@ -22,7 +22,9 @@ from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
 from src.report.drawing import STYLE, draw_streams
-from src.tasks import task_of_labels
+from src.tasks import Task
+from src.tasks.choice import ANYTHING, Asked, Choice, choose
+from src.tasks.flags import add_label_flags, asked_by
 
 SHOWN_IDS, SHOWN_LABELS = 3, 20
 NOT_FINITE: dict[str, Callable] = {"nan": np.isnan, "+inf": np.isposinf, "-inf": np.isneginf}
@@ -40,9 +42,11 @@ class Found:
     protocol: str | None = None  # None where it has no layout that is known
     splits: dict[str, RawSplit] = field(default_factory=dict)  # empty where it has no layout that is known
     fault: str | None = None  # then says why
+    asked: Asked = ANYTHING
+    choice: Choice | None = None  # the task, None where it cannot be told
 
 
-def find(path: Path, dataset: str | None, aligned: bool) -> Found:
+def find(path: Path, dataset: str | None, aligned: bool, asked: Asked = ANYTHING) -> Found:
     """Read a file as the data set of this name, or as the one that its path or hash names; UserError if that fails."""
     if not path.is_file():
         files = ", ".join(sorted(file.name for file in path.glob("*.pkl")))
@@ -58,12 +62,16 @@ def find(path: Path, dataset: str | None, aligned: bool) -> Found:
     spec = find_spec(dataset) if dataset else (
         told or owner_of(sha256) or hinted_by_name(path) or DatasetSpec(path.stem, path.stem)
     )
-    found = Found(path, raw, sha256, spec, aligned or bool(told_aligned))
+    found = Found(path, raw, sha256, spec, aligned or bool(told_aligned), asked=asked)
     try:
         protocol, splits = read_layout(raw, path)
     except UserError as error:
         return replace(found, fault=str(error))
-    return replace(found, protocol=protocol, splits=splits)
+    found = replace(found, protocol=protocol, splits=splits)
+    try:
+        return replace(found, choice=choose(splits["train"].labels, asked, spec.tasks, spec.known_by, "train labels"))
+    except UserError:
+        return found  # `refusal` says it
 
 
 def report(found: Found) -> Iterator[str]:
@@ -76,14 +84,16 @@ def report(found: Found) -> Iterator[str]:
     for name, arrays in found.raw.items():
         if isinstance(arrays, dict) and name in SPLITS:
             yield f"{name}"
-            yield from split_lines(arrays, found.splits.get(name), found.spec)
+            yield from split_lines(arrays, found.splits.get(name), found.choice and found.choice.task)
         else:
             yield f"{printable(name)}: {kind_of(arrays)}, not used"
     if found.splits:
         yield from shared_ids(found)
+    if found.choice:
+        yield str(found.choice)
 
 
-def split_lines(arrays: dict, split: RawSplit | None, spec: DatasetSpec) -> Iterator[str]:
+def split_lines(arrays: dict, split: RawSplit | None, task: Task | None) -> Iterator[str]:
     """The lines about a split, whose RawSplit is None where the file has no layout that is known."""
     width = max(map(len, map(printable, arrays)), default=0)
     for key, value in arrays.items():
@@ -91,7 +101,7 @@ def split_lines(arrays: dict, split: RawSplit | None, spec: DatasetSpec) -> Iter
         if key in MODALITY_KEYS and is_numeric(value) and value.ndim == 3 and value.size:
             line += f"; {stream_text(value, split.lengths.get(key) if split else None)}"
         elif key in ("labels", "regression_labels"):
-            line += f"; {label_text(split.labels, spec)}" if split else ""
+            line += f"; {label_text(split.labels, task)}" if split else ""
         elif key == "id" and value is not None:
             line += f"; {id_text(split.ids)}" if split else ""
         elif key not in ("text_bert", "audio_lengths", "vision_lengths"):
@@ -140,12 +150,15 @@ def stream_text(array: np.ndarray, lengths: np.ndarray | None) -> str:
     )
 
 
-def label_text(labels: np.ndarray, spec: DatasetSpec) -> str:
-    """How often each label occurs."""
-    task = task_of_labels(labels.shape, "labels")
-    if spec.task and spec.task.output_dim == task.output_dim:
-        task = spec.task
-    counts = [f"{name}: {number}" for name, number in task.label_counts(labels).items()]
+def label_text(labels: np.ndarray, task: Task | None) -> str:
+    """How often each label occurs; each number, where the task cannot be told or does not fit."""
+    try:
+        counted = task.label_counts(labels) if task else {}
+    except (UserError, ValueError):
+        counted = {}
+    if not counted:
+        counted = {f"{x:g}": n for x, n in zip(*np.unique(labels, return_counts=True), strict=True)}
+    counts = [f"{name}: {number}" for name, number in counted.items()]
     return ", ".join([*counts[:SHOWN_LABELS], *(["..."] if len(counts) > SHOWN_LABELS else [])])
 
 
@@ -172,7 +185,7 @@ def refusal(found: Found) -> tuple[str | None, list[str]]:
         return found.fault, []
     try:
         guesses = compare(found.splits, found.spec, found.aligned, found.path, found.sha256)
-        check_splits(found.splits, found.spec, found.aligned, found.path)
+        check_splits(found.splits, found.spec, found.aligned, found.path, found.asked)
         _, notes = convert(found.splits, found.path, pass_through)
     except UserError as error:
         return str(error), []
@@ -213,10 +226,12 @@ def run(argv: Sequence[str] | None) -> None:
     parser.add_argument("--picture", metavar="OUT.png", type=Path, help="draw the streams of a sample")
     parser.add_argument("--split", choices=SPLITS, help="of the sample (default: test)")
     parser.add_argument("--sample", type=count(0), metavar="I", help="its number, from 0 (default: 0)")
+    add_label_flags(parser)
     arguments = parser.parse_args(argv)
     if arguments.picture is None and (arguments.split, arguments.sample) != (None, None):
         raise UserError("--split and --sample are for --picture OUT.png; add it or leave them out")
-    found = find(arguments.file, arguments.dataset, arguments.aligned)
+    asked, typed = asked_by(arguments)
+    found = find(arguments.file, arguments.dataset, arguments.aligned, asked)
     for line in report(found):
         print(line)
     if arguments.picture and found.splits:
@@ -228,7 +243,7 @@ def run(argv: Sequence[str] | None) -> None:
     for note in notes:
         print(note)
     print(f"main.py takes it: --dataset {found.spec.name} --data_path {found.path}"
-          + (" --aligned" if found.aligned else ""))
+          + (" --aligned" if found.aligned else "") + typed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

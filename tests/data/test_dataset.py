@@ -272,14 +272,15 @@ SENTIMENT = {
     "label 3.5": (poke("test", "labels", LABEL, 3.5), ", test labels holds 3.5: sentiment goes from -3 to 3"),
     "label -4": (poke("train", "labels", LABEL, -4), ", train labels holds -4: sentiment goes from -3 to 3"),
     "label of int8": (poke("train", "labels", LABEL, -128, "i1"), ", train labels holds -128: sentiment goes from"),
-    "labels (N, 5)": (change("train", "labels", lambda x: np.zeros((12, 5))), ", train labels has shape (12, 5)"),
+    "labels (N, 5)": (change("train", "labels", lambda x: np.zeros((12, 5))),
+                      ", train labels have shape (12, 5), not that of"),
     "labels (N, 1)": (change("valid", "labels", lambda x: x[:, 0]), ", valid labels has shape (6, 1); expected"),
     "labels (N,)": (change("valid", "labels", np.ravel), ", valid labels has shape (6,); expected (N, 1, 1)"),
     "labels (N, 1, 3)": (change("test", "labels", lambda x: x.repeat(3, axis=2)), ", test labels has shape (6, 1, 3)"),
     "labels ()": (change("valid", "labels", lambda x: np.array(1.0)), ", valid labels has shape (); expected"),
     "emotions": (lambda splits: splits.update(make_splits("emotion")), ", train labels have shape (12, 4, 2), not"),
     "emotions in test": (lambda splits: splits.update(test=make_splits("emotion")["test"]),
-                         ", test labels have shape (6, 4, 2), not that of"),
+                         ", test labels has shape (6, 4, 2); expected (N, 1, 1), as in train"),
 }
 EMOTIONS = {
     "half an answer": (poke("valid", "labels", (1, 2), 0.5), ", valid labels is not one-hot"),
@@ -287,11 +288,14 @@ EMOTIONS = {
     "no answer": (poke("test", "labels", (5, 0), 0), ", test labels is not one-hot"),
     "2 and -1": (poke("test", "labels", (5, 0), (2, -1)), ", test labels is not one-hot"),
     "NaN": (poke("train", "labels", (0, 0, 1), np.nan), ", train labels hold 1 numbers that are not finite"),
-    "classes": (change("train", "labels", lambda x: x.argmax(axis=2)), ", train labels has shape (12, 4); expected"),
-    "three logits": (change("train", "labels", lambda x: np.zeros((12, 4, 3))), ", train labels has shape (12, 4, 3)"),
-    "three emotions in test": (change("test", "labels", lambda x: x[:, :3]), ", test labels has 3 emotions; expected"),
-    "sentiment": (lambda splits: splits.update(make_splits()), ", train labels have shape (12, 1, 1), not that of"),
-    "sentiment in valid": (change("valid", "labels", lambda x: x[:, :1, :1]), ", valid labels have shape (6, 1, 1), "),
+    "classes": (change("train", "labels", lambda x: x.argmax(axis=2)),
+                ", valid labels has shape (6, 4, 2); expected (N, 4), as in train"),
+    "three logits": (change("train", "labels", lambda x: np.zeros((12, 4, 3))), ", train labels have shape (12, 4, 3)"),
+    "three emotions in test": (change("test", "labels", lambda x: x[:, :3]),
+                               ", test labels has shape (6, 3, 2); expected (N, 4, 2)"),
+    "sentiment": (lambda splits: splits.update(make_splits()), "not the number of one of the classes 0 happy, 1 sad"),
+    "sentiment in valid": (change("valid", "labels", lambda x: x[:, :1, :1]),
+                           ", valid labels has shape (6, 1, 1); expected"),
 }
 
 
@@ -303,7 +307,9 @@ def keep_emotions(count):
     return mutate
 
 
-UNKNOWN_SENTIMENT = {key: SENTIMENT[key] for key in ("label 3.5", "labels (N, 5)", "emotions in test")}
+UNKNOWN_SENTIMENT = {key: SENTIMENT[key] for key in ("label 3.5", "emotions in test")} | {
+    "labels (N, 5)": (SENTIMENT["labels (N, 5)"][0], ", train labels hold only 0 and 1 in (N, 5)"),
+}
 UNKNOWN_EMOTIONS = {key: EMOTIONS[key] for key in ("both answers", "three emotions in test", "sentiment in valid")}
 DEFECTS = [
     pytest.param(name, task, aligned, *defect, id=f"{name}: {title}")
@@ -373,7 +379,8 @@ def test_files_that_cannot_be_read(content, expected, tmp_path, capfd):
 @pytest.mark.parametrize("name, stem, advice", [
     ("mosi", "mosi", "src download --dataset mosi "), ("MOSEI", "mosei_senti", "src download --dataset mosei "),
     ("iemocap", "iemocap", "src download --dataset iemocap "),
-    ("mine", "mine", "--data_path"), ("mine", "mine", "mosi, mosei, iemocap, sims, demo"),
+    ("mine", "mine", "--data_path"),
+    ("mine", "mine", "mosi, mosei, iemocap, sims, simsv2, meld, ur_funny, mustard, demo"),
 ])
 @pytest.mark.parametrize("place", ["folder", "no folder", "folder in place of the file"])
 def test_missing_files(name, stem, advice, aligned, suffix, place, tmp_path):

@@ -21,12 +21,25 @@ from src.report.significance import (
     measure,
     p_text,
 )
-from src.tasks import EmotionClassification, SentimentRegression, UnitSentimentRegression
+from src.tasks import (
+    Classification,
+    EmotionClassification,
+    ScoreRegression,
+    ScoresRegression,
+    SentimentRegression,
+    UnitSentimentRegression,
+)
 
 
 def make_case(task, samples, random):
+    if task.name == "classes":
+        truths = random.integers(0, task.output_dim, (samples, 1))
+        return truths, np.eye(task.output_dim)[truths[:, 0]]
+    if task.name == "scores":
+        truths = random.uniform(-1, 1, (samples, task.output_dim)).astype(np.float32)
+        return truths, truths
     if task.output_dim == 1:
-        truths = random.uniform(-task.bound, task.bound, (samples, 1)).round(1).astype(np.float32)
+        truths = random.uniform(*task.scale, (samples, 1)).round(1).astype(np.float32)
         return truths, truths
     truths = random.integers(0, 2, (samples, 4))
     return truths, np.eye(2)[truths].reshape(samples, 8)
@@ -34,7 +47,8 @@ def make_case(task, samples, random):
 
 every_task = pytest.mark.parametrize("task", [
     SentimentRegression(), SentimentRegression("MMSA"), UnitSentimentRegression(), EmotionClassification(),
-], ids=["score", "score of MMSA", "unit score", "emotion"])
+    ScoreRegression(scale=(1, 5)), ScoresRegression(("valence", "arousal")), Classification(tuple("abcdef")),
+], ids=["score", "score of MMSA", "unit score", "emotion", "score on 1 to 5", "scores", "classes"])
 
 
 @every_task

@@ -101,7 +101,8 @@ def test_entries_of_segments_are_taken_as_they_are(folder, labels_too):
         f"{video}[{i}]": (np.full((2 + i, 4), 7 + i), [[50, 51]] * (2 + i)) for video in VIDEOS for i in (0, 1)
     })
     if labels_too:
-        write_csd(folder / "labels.csd", {f"{video}[{i}]": ([[i]], [[i, i + 1]]) for video in VIDEOS for i in (0, 1)})
+        labels = {f"{video}[{i}]": ([[i - 0.5]], [[i, i + 1]]) for video in VIDEOS for i in (0, 1)}
+        write_csd(folder / "labels.csd", labels)
     assert main(command(folder)) == 0
     dataset = converted(folder)
     assert [first_steps(dataset, "test", i)["text"] for i in (0, 1)] == [[-93, -93], [-92, -92, -92]]
@@ -168,7 +169,7 @@ def test_emotions_are_present_above_0(folder, capsys, columns):
 
 @pytest.mark.parametrize("columns, words", [
     (("joy",), "--label_columns joy: "), (("0",), "the columns 1 sentiment, 2 happy"), (("8",), "--label_columns 8: "),
-    (("sentiment", "happy"), "one score or several emotions"), (("happy", "sad"), "not that of mosi's task"),
+    (("sentiment", "happy"), "one score or several emotions"), (("happy", "sad"), "not that of a task known of mosi"),
 ])
 def test_columns_that_cannot_be_had(folder, capsys, columns, words):
     write_labels(folder, np.ones((2, 7)), "All Labels")

@@ -151,7 +151,7 @@ def drop(split, key):
     (lambda splits: splits["train"].update(text=["no"]), "a list of 1"),
     (lambda splits: splits["train"].update(text=np.zeros((3, 0, 2))), "3 x 0 x 2 float64"),
     (lambda splits: splits["train"].update(labels=np.zeros((12, 3))), "12 x 3 float64"),
-    (lambda splits: splits["train"].update(labels=np.zeros((12, 3, 2))), "label_1: 0, label_2: 0, label_3: 0"),
+    (lambda splits: splits["train"].update(labels=np.zeros((12, 3, 2))), "12 x 3 x 2 float64; 0: 72"),
     (lambda splits: splits.update(train=3), "train: a int, not used"),
 ])
 def test_what_is_refused_is_shown_and_refused_with_the_words_of_a_run(tmp_path, capsys, change, shown):
