@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit  # of Student's t; scipy.stats takes seconds to import
 
 from src.errors import UserError, printable
 from src.eval_metrics import metrics_of_totals
@@ -150,8 +150,8 @@ def difference(a: Measured, b: Measured, of_trained: bool = False) -> Difference
         freedom = np.fmax(freedom, min(own for _, own in parts))
         error = np.sqrt(np.maximum(variance, least))
         value = np.where(np.abs(value) < 1e-12, 0.0, value)  # a rounding error
-        p_value = np.where((value == 0) & (error >= 0), 1.0, 2 * student.sf(np.abs(value) / error, freedom))
-        margin = student.isf(LEVEL / 2, freedom) * error
+        p_value = np.where((value == 0) & (error >= 0), 1.0, 2 * stdtr(freedom, -np.abs(value) / error))
+        margin = stdtrit(freedom, 1 - LEVEL / 2) * error
     return Difference(*(x[()] for x in (value, value - margin, value + margin, p_value)))
 
 
