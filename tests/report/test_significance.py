@@ -22,6 +22,7 @@ from src.report.significance import (
     p_text,
 )
 from src.tasks import (
+    TASKS,
     Classification,
     EmotionClassification,
     ScoreRegression,
@@ -200,6 +201,11 @@ def test_p_values_are_those_of_a_t_test_on_many_samples():
     assert 0.005 < expected < 0.5
     found = differences(task, [a], [b], truths, clusters_of(range(600), "(x)"), of_trained=True)
     assert found["mae"].p_value == pytest.approx(expected, rel=1e-3)
+
+
+def test_every_task_declares_its_main_metric_beforehand():
+    tasks = [task.make({"labels": ["a", "b"], "protocol": "MulT", "scale": [0, 1]}) for task in TASKS.values()]
+    assert all(task.main[1] and set(task.main[1]) <= set(task.columns.values()) for task in tasks)
 
 
 def test_undefined_metrics_have_no_interval():
