@@ -248,6 +248,9 @@ def convert(splits: dict[str, RawSplit], where: str | Path,
             }
             padding = {key: stream.padding for key, stream in streams.items()}
             converted[name] = ConvertedSplit(features, padding, np.array(split.labels), split.ids)
+            notes += [f"{name}: {note}" for note in split.notes]
+            notes += [f"{name} {key}: {stream.cut} samples are not all zeros behind their length; that is left out"
+                      for key, stream in streams.items() if stream.cut and key != "text"]  # where BERT leaves numbers
             notes += [f"{name} {key}: {stream.silent} elements of -inf set to 0"
                       for key, stream in streams.items() if stream.silent]
     if moved := [key for key in MODALITY_KEYS if key in splits["train"].lengths]:
@@ -261,7 +264,7 @@ class Stream:
     def __init__(self, array: np.ndarray, key: str, lengths: np.ndarray | None):
         self.array, self.lengths = array, lengths
         self.may_be_silent = key == "audio"
-        self.silent = self.broken = 0  # elements of -inf that became 0, and others that are not finite
+        self.silent = self.broken = self.cut = 0  # elements of -inf, others not finite; samples cut behind their length
         self.first_broken: tuple[int, int, int] | None = None  # sample, step, feature
         self.padding = np.empty(array.shape[:2], dtype=bool)
 
@@ -273,6 +276,8 @@ class Stream:
         for rows in chunks_of(self.array):
             chunk = self._finite(rows)
             if self.lengths is not None:
+                behind = np.arange(chunk.shape[1]) >= self.lengths[rows, None]
+                self.cut += int((behind & chunk.any(axis=2)).any(axis=1).sum())
                 chunk = to_front(chunk, self.lengths[rows])
             self.padding[rows] = padding_mask(torch.from_numpy(chunk)).numpy()
             yield chunk

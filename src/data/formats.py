@@ -36,6 +36,7 @@ class RawSplit:
     labels: np.ndarray  # (N, ...)
     ids: list  # N strings
     lengths: dict = field(default_factory=dict)  # {modality key: (N,) steps before its padding}; none: padding in front
+    notes: list[str] = field(default_factory=list)  # lines about what was guessed of it
 
     def shape(self, key: str) -> tuple[int, ...]:
         """(N, T_m, d_m)"""
@@ -48,15 +49,25 @@ def read_layout(raw: Any, where: str | Path) -> tuple[str, dict[str, RawSplit]]:
     `where` names the file in messages. Only the features' shapes are looked at here, not their numbers.
     """
     protocol = "MMSA" if _is_mmsa(_item(raw, SPLITS[0], where)) else "MulT"
+    absent = _absent(raw, where)
     splits = {}
     for name in SPLITS:
         place = f"{where}, {name}"
         arrays = _item(raw, name, where)
         labels = (_mmsa_labels if protocol == "MMSA" else _mult_labels)(arrays, place)
-        features = {key: _features(arrays, key, len(labels), place) for key in MODALITY_KEYS}
+        if not len(labels):
+            raise UserError(f"{place} has no samples; each of {', '.join(SPLITS)} needs some")
+        present = {key: _features(arrays, key, len(labels), place) for key in MODALITY_KEYS if key not in absent}
+        features = {key: present[key] if key in present else _zeros(present) for key in MODALITY_KEYS}
         if not np.isfinite(labels).all():
             raise UserError(f"{place} labels hold {np.sum(~np.isfinite(labels))} numbers that are not finite")
         splits[name] = RawSplit(features, labels, _ids(arrays.get("id"), len(labels), place))
+    for key in absent:
+        others = "".join(m for m, other in zip("lav", MODALITY_KEYS, strict=True) if other != key)
+        splits[SPLITS[0]].notes.append(
+            f"no {key} in the file: a stream of zeros stands in for it; --modalities {others} leaves it out, with a "
+            "model that has this option, as PMR"
+        )
     if protocol == "MMSA":
         splits = _with_lengths(raw, splits, where)
     return protocol, splits
@@ -73,6 +84,28 @@ def _item(container: Any, key: str, where: str | Path) -> Any:
         there = ", ".join(sorted(map(printable, container))) or "nothing"
         raise UserError(f"{where} has no {key!r}; it has {there}")
     return container[key]
+
+
+def _absent(raw: Any, where: str | Path) -> list[str]:
+    """The modality that no split has, if the others are there; UserError where it may have another name."""
+    splits = [raw[name] for name in SPLITS if isinstance(raw.get(name), dict)] if isinstance(raw, dict) else []
+    if len(splits) < len(SPLITS):
+        return []
+    absent = [key for key in MODALITY_KEYS if all(split.get(key) is None for split in splits)]
+    if len(absent) != 1:
+        return []
+    used = (*MODALITY_KEYS, "text_bert", "labels", "id")
+    for key, array in splits[0].items():
+        if isinstance(array, np.ndarray) and array.ndim == 3 and key not in used:
+            raise UserError(f"{where} has no {absent[0]!r}, but {printable(key)!r} of shape {array.shape}; name that "
+                            f"{absent[0]!r}, or leave it out of the file")
+    return absent
+
+
+def _zeros(present: dict[str, np.ndarray]) -> np.ndarray:
+    """A stream of zeros, one feature wide, of as many samples and steps as the first that is present."""
+    samples, steps, _ = next(iter(present.values())).shape
+    return np.broadcast_to(np.float32(0), (samples, steps, 1))
 
 
 def _numbers(array: Any, where: str) -> np.ndarray:
@@ -98,8 +131,8 @@ def _mmsa_labels(arrays: Any, place: str) -> np.ndarray:
 
 
 def _listed(numbers: Any) -> Any:
-    """A plain list of numbers as an array, anything else as it is."""
-    plain = isinstance(numbers, list) and all(isinstance(number, (int, float, np.number)) for number in numbers)
+    """A plain list or tuple of numbers as an array, anything else as it is."""
+    plain = isinstance(numbers, (list, tuple)) and all(isinstance(x, (int, float, np.number)) for x in numbers)
     return np.array(numbers) if plain else numbers
 
 
@@ -160,20 +193,59 @@ def _with_lengths(raw: Any, splits: dict[str, RawSplit], where: str | Path) -> d
 
 
 def _told_lengths(arrays: Any, split: RawSplit, place: str) -> dict[str, np.ndarray]:
-    """{modality key: (N,) length} that an MMSA split tells."""
+    """{modality key: (N,) length} that an MMSA split tells; UserError where they are no lengths of its sequences."""
     told = {}
     for key in ("audio", "vision"):
-        if arrays.get(f"{key}_lengths") is not None:
-            told[key] = _numbers(_listed(arrays[f"{key}_lengths"]), f"{place} {key}_lengths")
-    samples, steps, _ = split.shape("text")
-    bert = arrays.get("text_bert")
-    if isinstance(bert, np.ndarray) and bert.dtype.kind in "biuf" and bert.shape == (samples, 3, steps):
-        told["text"] = bert[:, 1].astype(np.float64).sum(axis=1)
-    for key, lengths in told.items():
-        if lengths.shape != (samples,) or not np.isfinite(lengths).all():
-            raise UserError(f"{place} does not tell one length of {key} for each of its {samples} samples")
-        told[key] = np.clip(lengths.astype(np.int64), 1, split.shape(key)[1])
+        if arrays.get(f"{key}_lengths") is not None and arrays.get(key) is not None:
+            lengths = _numbers(_listed(arrays[f"{key}_lengths"]), f"{place} {key}_lengths")
+            told[key] = _checked_lengths(lengths, split, key, place)
+    if arrays.get("text_bert") is not None and arrays.get("text") is not None:
+        mask = bert_mask(arrays["text_bert"], *split.shape("text")[:2])
+        if mask is None:
+            split.notes.append("text_bert is no (N, 3, T) of ids, mask and segment for the steps of text: it is not "
+                               "used, and a text ends with its last step that is not all zeros")
+        else:
+            told["text"] = np.maximum(mask.sum(axis=1), 1).astype(np.int64)
     return told
+
+
+def _checked_lengths(lengths: np.ndarray, split: RawSplit, key: str, place: str) -> np.ndarray:
+    """(N,) lengths between 1 and the steps there are; UserError where all of them, or one below 0, tell nothing."""
+    features, steps, name = split.features[key], split.shape(key)[1], f"{key}_lengths"
+    if lengths.shape != features.shape[:1] or not np.isfinite(lengths).all():
+        raise UserError(f"{place} does not tell one length of {key} for each of its {len(features)} samples")
+    instead = f"mend {name!r}, or drop it from every split: lengths are then read off {key}"
+    if (lengths < 0).any() or (lengths % 1).any():
+        wrong = lengths[(lengths < 0) | (lengths % 1 != 0)][0]
+        raise UserError(f"{place} {name} holds {wrong:g}, which is no number of steps; {instead}")
+    if (lengths > steps).all():
+        raise UserError(f"{place} {name} are all beyond the {steps} steps of {key}; {instead}")
+    if not lengths.any() and any(features[rows].any() for rows in chunks_of(features)):
+        raise UserError(f"{place} {name} are all 0, but {key} is not all zeros; {instead}")
+    if beyond := int((lengths > steps).sum()):
+        split.notes.append(f"{beyond} of {name} are beyond the {steps} steps of {key}, and are taken as {steps}")
+    if empty := sum(bool(features[i].any()) for i in np.flatnonzero(lengths == 0)):
+        split.notes.append(f"{empty} of {name} are 0 where {key} is not all zeros, and are taken as 1")
+    return np.clip(lengths.astype(np.int64), 1, steps)
+
+
+def bert_mask(raw: Any, samples: int, steps: int) -> np.ndarray | None:
+    """The mask (N, T) of a text_bert (N, 3, T) or (N, T, 3), an array or lists, or None where it is neither."""
+    if isinstance(raw, (list, tuple)):
+        try:
+            if len(raw) != samples or any(len(item) > max(3, steps) for item in raw):
+                return None
+            raw = np.array([[_numbers(_listed(row), "a row") for row in item] for item in raw])
+        except (UserError, TypeError, ValueError):
+            return None
+    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "biuf":
+        return None
+    for axis, shape in ((1, (samples, 3, steps)), (2, (samples, steps, 3))):
+        if raw.shape == shape:
+            ids, mask, segment = (raw.take(i, axis) for i in range(3))
+            if np.isin(mask, (0, 1)).all() and mask.any() and np.isin(segment, (0, 1)).all() and ids.max() > 1:
+                return mask
+    return None
 
 
 def _lengths(split: RawSplit, told: dict[str, np.ndarray], moved: Iterable[str],

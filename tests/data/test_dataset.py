@@ -246,7 +246,7 @@ FORMAT = {
     "audio of rank 4": (change("valid", "audio", lambda x: x[None]), ", valid audio has shape (1, 6, 9, 5); expected"),
     "no steps": (change("train", "vision", lambda x: x[:, :0]), ", train vision has shape (12, 0, 8); expected"),
     "no features": (change("train", "vision", lambda x: x[..., :0]), ", train vision has shape (12, 11, 0); expected"),
-    "empty split": (change_all("valid", lambda x: x[:0]), ", valid text has shape (0, 6, 12)"),
+    "empty split": (change_all("valid", lambda x: x[:0]), ", valid has no samples; each of train, valid, test needs"),
     **{f"{key} too few": (change("test", key, lambda x: x[1:]), f", test has 5 samples of {key} but 6 labels")
        for key in STREAMS},
     "labels too few": (change("test", "labels", lambda x: x[1:]), ", test has 6 samples of text but 5 labels"),

@@ -99,12 +99,20 @@ def test_lengths_that_are_not_told_are_read_off_the_content(tmp_path):
         np.testing.assert_array_equal(ours, in_front(splits["train"][key], steps_of(splits["train"])[key]))
 
 
-@pytest.mark.parametrize("told, steps", [(0, 1), (-3, 1), (99, 11), (4.0, 4)])
-def test_lengths_are_at_least_one_step_and_at_most_all(told, steps, tmp_path):
+@pytest.mark.parametrize("told, steps, said", [
+    (0, 1, ["1 of vision_lengths are 0 where vision is not all zeros, and are taken as 1"]),
+    (99, 11, ["1 of vision_lengths are beyond the 11 steps of vision, and are taken as 11"]), (4.0, 4, []),
+])
+def test_lengths_are_at_least_one_step_and_at_most_all(told, steps, said, tmp_path):
     splits = make_mmsa_splits()
     splits["train"]["vision"][7] = 1
     splits["train"]["vision_lengths"] = np.where(np.arange(12) == 7, told, splits["train"]["vision_lengths"])
-    padding = load(splits, tmp_path).splits["train"].padding[2][7]
+    dataset = load(splits, tmp_path)
+    told_of = [note.partition(", train: ")[2] for note in dataset.notes if "of vision_lengths" in note]
+    assert told_of == said
+    cut = f"{tmp_path}/file.pkl, train vision: 1 samples are not all zeros behind their length; that is left out"
+    assert (cut in dataset.notes) is (steps < 11)
+    padding = dataset.splits["train"].padding[2][7]
     assert padding.tolist() == [True] * (11 - steps) + [False] * steps
 
 
@@ -134,6 +142,14 @@ def test_padding_that_is_in_front_already_stays(aligned, lens, told, tmp_path):
     ({"regression_labels": np.zeros(5)}, ", valid has 6 samples of text but 5 labels"),
     ({"audio_lengths": [1] * 5}, ", valid does not tell one length of audio for each of its 6 samples"),
     ({"vision_lengths": np.full(6, np.inf)}, ", valid does not tell one length of vision for each of its 6"),
+    ({"audio_lengths": [0] * 6}, ", valid audio_lengths are all 0, but audio is not all zeros; mend 'audio_lengths'"),
+    ({"vision_lengths": np.zeros(6)}, ", valid vision_lengths are all 0, but vision is not all zeros; mend"),
+    ({"vision_lengths": [1, 2, -3, 4, 5, 6]}, ", valid vision_lengths holds -3, which is no number of steps; mend"),
+    ({"audio_lengths": [-1] * 6}, ", valid audio_lengths holds -1, which is no number of steps; mend"),
+    ({"audio_lengths": np.full(6, 2.5)}, ", valid audio_lengths holds 2.5, which is no number of steps; mend"),
+    ({"vision_lengths": [500] * 6}, ", valid vision_lengths are all beyond the 11 steps of vision; mend"),
+    ({"audio_lengths": np.arange(10, 16)}, ", valid audio_lengths are all beyond the 9 steps of audio; mend"),
+    ({"regression_labels": np.zeros(0)}, ", valid has no samples; each of train, valid, test needs some"),
     ({"vision_lengths": ["a"] * 6}, ", valid vision_lengths is a list, not an array of numbers"),
     ({"id": ["a"] * 5}, ", valid does not have one id for each of its 6 samples"),
 ])
@@ -144,6 +160,93 @@ def test_defects_of_mmsa_files(change, expected, tmp_path):
         load(splits, tmp_path)
     assert str(error.value).startswith(f"{tmp_path}/file.pkl{expected}")
     assert str(error.value).isprintable()
+
+
+def test_lengths_of_zero_of_streams_that_are_empty(tmp_path):
+    """A modality that was not extracted may be there as zeros of no length."""
+    splits = make_mmsa_splits()
+    for split in splits.values():
+        split["audio"][:], split["audio_lengths"] = 0, [0] * len(split["audio"])
+    dataset = load(splits, tmp_path)
+    assert len(dataset.notes) == 1
+    assert dataset.splits["train"].padding[1].all()
+
+
+BERT = {
+    "array": lambda bert: bert, "whole numbers": lambda bert: bert.astype(int), "lists": lambda bert: bert.tolist(),
+    "list of arrays": list, "lists of arrays": lambda bert: [list(sample) for sample in bert],
+    "steps first": lambda bert: bert.transpose(0, 2, 1),
+    "lists of steps": lambda bert: bert.transpose(0, 2, 1).tolist(),
+    "list of arrays of steps": lambda bert: list(bert.transpose(0, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("form", BERT.values(), ids=BERT)
+@pytest.mark.parametrize("lens", [(6, 9, 11), (3, 9, 11)])
+def test_every_form_of_text_bert_tells_the_lengths_of_text(form, lens, tmp_path):
+    splits = make_mmsa_splits(lens=lens)
+    for split in splits.values():
+        split["text_bert"] = form(split["text_bert"])
+    dataset = load(splits, tmp_path)
+    assert_moved(dataset, splits, aligned=False)
+    assert len(dataset.notes) == 1
+
+
+@pytest.mark.parametrize("bert", [
+    [[1, 2]] * 12, ["a"] * 12, np.ones((12, 3, 7)), np.full((12, 3, 6), 0.5), np.zeros((12, 3, 6)), {"a": 1}, "text",
+    [np.zeros((3, 6))] * 11, [[[1] * 6, [1] * 5, [1] * 6]] * 12,
+], ids=range(9))
+def test_a_text_bert_without_a_mask_is_said(bert, tmp_path):
+    splits = make_mmsa_splits()
+    splits["train"]["text_bert"] = bert
+    note, _ = load(splits, tmp_path).notes
+    assert note.startswith(f"{tmp_path}/file.pkl, train: text_bert is no (N, 3, T) of ids, mask and segment")
+
+
+@pytest.mark.parametrize("make", [make_splits, make_mmsa_splits])
+@pytest.mark.parametrize("key, letters", [("text", "av"), ("audio", "lv"), ("vision", "la")])
+@pytest.mark.parametrize("gone", [True, False])
+def test_two_modalities(make, key, letters, gone, tmp_path):
+    """The third is a stream of zeros that every model takes, and PMR leaves out."""
+    splits = make()
+    for split in splits.values():
+        split[key] = None
+        if gone:
+            del split[key]
+    dataset = load(splits, tmp_path)
+    assert dataset.notes[0].startswith(f"{tmp_path}/file.pkl, train: no {key} in the file: a stream of zeros stands in")
+    assert f"--modalities {letters} leaves it out" in dataset.notes[0]
+    i = KEYS.index(key)
+    assert dataset.input_dims[i] == 1
+    assert not any(split.features[i].any() for split in dataset.splits.values())
+    streams, _ = dataset.splits["test"].batch([0, 2])
+    for model in MODELS:
+        built = build_model(model, input_dims=dataset.input_dims, input_lens=dataset.input_lens, output_dim=1,
+                            embed_dim=4, num_heads=2, layers=1, **({"modalities": letters} if model == "PMR" else {}))
+        assert torch.isfinite(built(*streams)[0]).all()
+
+
+def test_two_modalities_of_equal_lengths_are_aligned(tmp_path):
+    splits = make_splits(lens=(7, 7, 7))
+    for split in splits.values():
+        del split["audio"]
+    assert load(splits, tmp_path, aligned=True).input_lens == (7, 7, 7)
+
+
+def rename(splits, **names):
+    for split in splits.values():
+        for old, new in names.items():
+            split[new] = split.pop(old)
+
+
+def test_a_modality_under_another_name_is_not_taken_for_missing(tmp_path):
+    splits = make_splits()
+    rename(splits, vision="visual")
+    with pytest.raises(UserError, match=r"has no 'vision', but 'visual' of shape \(12, 11, 8\); name that 'vision'"):
+        load(splits, tmp_path)
+    rename(splits, audio="acoustic")
+    with pytest.raises(UserError, match="has no 'audio'"):
+        load(splits, tmp_path)
 
 
 DOUBLING = functools.reduce(lambda inner, _: [inner, inner], range(40), ["a"])
