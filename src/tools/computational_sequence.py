@@ -35,6 +35,7 @@ def open_sequence(path: str | Path) -> Iterator["ComputationalSequence"]:
         if not Path(path).is_file():
             raise UserError(f"{path} is missing; name a .csd file")
         file = stack.enter_context(h5py.File(path, "r"))
+        limit_cache(file)
         names = list(file)
         if len(names) != 1 or not isinstance(file.get(f"{names[0]}/data"), h5py.Group):
             raise UserError(f"{path} is no computational sequence: it has no single group with 'data' in it")
@@ -55,6 +56,13 @@ def damaged(fault: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{fault} ({type(error).__name__}: {printable(error)[:200]}); get it again") from error
+
+
+def limit_cache(file: Any) -> None:
+    """Let HDF5 keep few groups of a file in memory: a sequence of words has a million, and each is read once."""
+    config = file.id.get_mdc_config()
+    config.set_initial_size, config.initial_size, config.min_size, config.max_size = True, 1 << 20, 1 << 20, 1 << 21
+    file.id.set_mdc_config(config)
 
 
 def dimension_names(group: Any) -> tuple[str, ...]:
