@@ -26,7 +26,7 @@ from src.data.specs import DatasetSpec, told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
-from src.tasks import ScoreRegression, SentimentRegression
+from src.tasks import SentimentRegression
 from src.tasks.choice import ANYTHING, Asked
 from src.tasks.flags import add_label_flags, asked_by
 from src.tools.computational_sequence import open_sequence, read_folds
@@ -107,7 +107,7 @@ def convert(job: Job) -> tuple[dict[str, dict[str, np.ndarray]], Counter, Column
     folds = read_folds(job.folds)
     with ExitStack() as stack:
         labels, *opened = (stack.enter_context(open_sequence(path)) for path in (job.labels, *job.paths.values()))
-        columns = wanted_columns(labels, job.columns)
+        columns = wanted_columns(labels, job.columns, job.asked)
         segments = labelled_segments(labels, columns)
         for video in segments.keys() - set().union(*folds.values()):
             told["left out: segments of videos in no fold"] += len(segments[video])
@@ -137,20 +137,35 @@ def with_label(of_split: dict[str, list[Segment]], columns: Columns, job: Job,
     """The segments whose label is finite and on the scale of the task; UserError where many are off the scale."""
     finite = {split: [s for s in segments if np.isfinite(s.values).all()] for split, segments in of_split.items()}
     told["left out: segments without a finite label"] = count_of(of_split) - count_of(finite)
-    task = job.spec.task or SentimentRegression()
-    scale = job.asked.scale or (task.scale if job.asked.task in (None, task.name) else None)
-    if columns.are_emotions or not isinstance(task, ScoreRegression) or not scale:
+    values = np.array([value for segments in finite.values() for s in segments for value in s.values])
+    scale = scale_of(job, columns, values)
+    if scale is None:
         return finite
     low, high = scale
-    kept = {split: [s.clipped(low, high) for s in segments if low - ROUNDING <= s.values[0] <= high + ROUNDING]
+    kept = {split: [s.clipped(low, high) for s in segments
+                    if low - ROUNDING <= min(s.values) and max(s.values) <= high + ROUNDING]
             for split, segments in finite.items()}
     off = count_of(finite) - count_of(kept)
     if off > MOST_OFF_SCALE * count_of(finite):
-        first = next(s for segments in finite.values() for s in segments if not low <= s.values[0] <= high)
-        raise UserError(f"{job.labels} holds {first.values[0]:g}, and {off} of {count_of(finite)} labels are off the "
-                        f"scale: sentiment goes from {low:g} to {high:g}; rescale them, or choose by --label_columns")
+        worst = values[(values < low) | (values > high)][0]
+        raise UserError(f"{job.labels} holds {worst:g}, and {off} of {count_of(finite)} segments are off the "
+                        f"scale: {'the score' if job.asked.scale else 'sentiment'} goes from {low:g} to {high:g}; "
+                        "give --scale LOW HIGH, or choose by --label_columns")
     told[f"left out: segments with a label off the scale {low:g} to {high:g}"] = off
     return kept
+
+
+def scale_of(job: Job, columns: Columns, values: np.ndarray) -> tuple[float, float] | None:
+    """The scale of scores: by flags, by the data set, or that of sentiment where labels under an unknown name may be
+    below 0; None for other labels.
+    """
+    asked, task = job.asked, job.spec.task
+    if columns.yes_no or asked.scale or asked.task not in (None, "sentiment"):
+        return None if columns.yes_no else asked.scale
+    if task and asked.task is None:
+        return task.scale if len(columns.places) == 1 else None
+    is_sentiment = asked.task or columns.names == ("sentiment",) or (len(columns.places) == 1 and (values < 0).any())
+    return SentimentRegression().scale if is_sentiment else None
 
 
 def count_of(of_split: dict[str, list[Segment]]) -> int:
@@ -196,11 +211,10 @@ def run(argv: Sequence[str] | None) -> None:
     parser.add_argument("--aligned", action="store_true",
                         help="average audio and vision over the words of text, and name the file NAME_data.pkl")
     parser.add_argument("--label_columns", nargs="+", metavar="COLUMN",
-                        help="the labels wanted, by name or number from 1, of a file with several columns: a score, or "
-                             "emotions of CMU-MOSEI, which count as present above 0")
+                        help="the labels wanted, by name or number from 1, of a file with several columns; emotions of "
+                             "CMU-MOSEI become yes, above 0, or no")
     add_label_flags(parser)
     arguments = parser.parse_args(argv)
-    asked, typed = asked_by(arguments)
     out, aligned = arguments.out, arguments.aligned
     ending = "_data.pkl" if aligned else "_data_noalign.pkl"
     spec, _ = told_by_path(out)
@@ -211,15 +225,23 @@ def run(argv: Sequence[str] | None) -> None:
         raise UserError(f"--out {out} is there already; move it away or give another name")
     paths = {key: getattr(arguments, key) for key in MODALITY_KEYS}
     job = Job(paths, arguments.labels, arguments.folds, lengths(arguments.steps, aligned), aligned,
-              arguments.label_columns, spec, asked)
+              arguments.label_columns, spec, asked_by(arguments)[0])
     splits, told, columns = convert(job)
+    flags = dict(columns.flags)
+    if columns.names == ("sentiment",) and spec.task is None and not arguments.scale:
+        flags["task"] = "sentiment"
+    if not spec.tasks or flags.get("task") in {task.name for task in spec.tasks}:
+        for name, value in flags.items():
+            setattr(arguments, name, getattr(arguments, name) or value)
+    asked, typed = asked_by(arguments)
     check_splits(read_layout(splits, out)[1], spec, aligned, out, asked)
     write(splits, out)
     for split, arrays in splits.items():
         print(f"{split}: {len(arrays['labels'])} samples")
     if ", " in columns.listing:
-        print(f"labels: {' '.join(map(printable, columns.names))}, of the columns {columns.listing}"
-              + ("; present above 0" if columns.are_emotions else ""))
+        chosen = columns.names or [f"column {place + 1}" for place in columns.places]
+        print(f"labels: {', '.join(map(printable, chosen))}; of the columns {columns.listing}"
+              + ("; yes above 0" if columns.yes_no else ""))
     for what, number in sorted(told.items()):
         if number:
             print(f"{what}: {number}")

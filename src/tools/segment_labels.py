@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from src.errors import UserError, printable
+from src.tasks.choice import Asked
 from src.tools.computational_sequence import SEGMENT_ID, ComputationalSequence
 
 DECIMALS = 4  # of the seconds in an id
@@ -42,28 +43,35 @@ class Segment:
 
 @dataclass(frozen=True)
 class Columns:
-    """The wanted columns of a label file: their places from 0, their names, and all columns in words."""
+    """The wanted columns of a label file: their places from 0, their names, none where the file and the SDK name none,
+    all columns in words, and whether a value above 0 means yes, the others no.
+    """
 
     places: tuple[int, ...]
     names: tuple[str, ...]
     listing: str
+    yes_no: bool
 
     @property
-    def are_emotions(self) -> bool:
-        """Whether they are MOSEI's emotions, from 0 to 3, present above 0."""
-        return set(self.names) <= set(EMOTIONS)
+    def flags(self) -> dict[str, str]:
+        """The flags about labels that main.py needs for them, by name."""
+        task = "emotions" if self.yes_no else "scores" if len(self.places) > 1 else None
+        usable = task and self.names and not set("():;|,") & set("".join(self.names))
+        found = {"task": task, "label_names": ",".join(self.names) if usable else None}
+        return {name: value for name, value in found.items() if value}
 
     def array(self, segments: list[Segment]) -> np.ndarray:
-        """The labels of a data file: (N, K, 2) one-hot of emotions that are present, or (N, 1, 1) scores."""
+        """The labels of a data file: (N, K, 2) one-hot of no and yes, or (N, 1, K) scores."""
         values = np.array([segment.values for segment in segments], dtype=np.float64).reshape(-1, len(self.places))
-        if self.are_emotions:
+        if self.yes_no:
             return np.stack([values <= 0, values > 0], axis=2).astype(np.float32)
-        return values.astype(np.float32)[:, :, None]
+        return values.astype(np.float32)[:, None, :]
 
 
-def wanted_columns(labels: ComputationalSequence, wanted: list[str] | None) -> Columns:
+def wanted_columns(labels: ComputationalSequence, wanted: list[str] | None, asked: Asked) -> Columns:
     """The columns that `wanted` names, by name or by number from 1; all there is to choose where there is one column,
-    and the sentiment of the SDK's "All Labels". UserError, with the columns, where the choice is open.
+    and the sentiment of the SDK's "All Labels". UserError, with the columns, where the choice is open. MOSEI's emotions
+    are yes or no unless the flags in `asked` want scores.
     """
     if not labels.ids:
         raise UserError(f"{labels.path} has no entries; get it again")
@@ -84,11 +92,13 @@ def wanted_columns(labels: ComputationalSequence, wanted: list[str] | None) -> C
         raise UserError(f"--label_columns {printable(unknown[0])}: {labels.path} ({printable(labels.name)}) has the "
                         f"columns {listing}")
     places = tuple(dict.fromkeys(by_name[name.lower()] for name in wanted))
-    columns = Columns(places, tuple(names[i] for i in places), listing)
-    if len(places) > 1 and not columns.are_emotions:
-        raise UserError(f"--label_columns {' '.join(wanted)}: a file holds one score or several emotions "
-                        f"({', '.join(EMOTIONS)}); convert these columns one by one")
-    return columns
+    chosen = tuple(names[i] for i in places)
+    open_task = asked.task is None and asked.scale is None
+    if open_task and set(chosen) & set(EMOTIONS) and not set(chosen) <= set(EMOTIONS):
+        raise UserError(f"--label_columns {' '.join(wanted)} mixes emotions, which are yes or no, with scores; leave "
+                        "some out, or give --task scores to take all as numbers")
+    yes_no = asked.task == "emotions" or (open_task and set(chosen) <= set(EMOTIONS))
+    return Columns(places, chosen if known else (), listing, yes_no)
 
 
 def labelled_segments(labels: ComputationalSequence, columns: Columns) -> dict[str, list[Segment]]:

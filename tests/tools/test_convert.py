@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shlex
 import sys
 
 import h5py
@@ -153,7 +154,7 @@ def test_several_columns_of_labels_are_shown(folder, capsys, width, name, metada
 def test_the_sdk_s_labels_have_the_sentiment_first(folder, capsys):
     write_labels(folder, [[-2, *range(6)], [1.5, *range(6)]], "All Labels")
     assert main(command(folder, columns=None)) == 0
-    assert f"labels: sentiment, of the columns {', '.join(f'{i + 1} {n}' for i, n in enumerate(NAMES))}\n" in (
+    assert f"labels: sentiment; of the columns {', '.join(f'{i + 1} {n}' for i, n in enumerate(NAMES))}\n" in (
         capsys.readouterr().out)
     assert converted(folder).splits["valid"].labels.ravel().tolist() == [-2, 1.5]
 
@@ -162,18 +163,47 @@ def test_the_sdk_s_labels_have_the_sentiment_first(folder, capsys):
 def test_emotions_are_present_above_0(folder, capsys, columns):
     write_labels(folder, [[-2, 0, 9, 9, 9, 9, 1 / 3], [1.5, 3, 0, 0, 0, 0, 0]], "All Labels")
     assert main(command(folder, out="data/mine_data_noalign.pkl", columns=columns)) == 0
-    assert "labels: happy fear, of the columns 1 sentiment, 2 happy, 3 sad, " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "labels: happy, fear; of the columns 1 sentiment, 2 happy, 3 sad, " in printed
+    assert printed.endswith(" --task emotions --label_names happy fear\n")
     labels = pickle.loads((folder / "data/mine_data_noalign.pkl").read_bytes())["valid"]["labels"]
     assert labels.tolist() == [[[1, 0], [0, 1]], [[0, 1], [1, 0]]]
 
 
 @pytest.mark.parametrize("columns, words", [
     (("joy",), "--label_columns joy: "), (("0",), "the columns 1 sentiment, 2 happy"), (("8",), "--label_columns 8: "),
-    (("sentiment", "happy"), "one score or several emotions"), (("happy", "sad"), "not that of a task known of mosi"),
+    (("sentiment", "happy"), "mixes emotions, which are yes or no, with scores"),
+    (("happy", "sad"), "not that of a task known of mosi"),
 ])
 def test_columns_that_cannot_be_had(folder, capsys, columns, words):
     write_labels(folder, np.ones((2, 7)), "All Labels")
     assert words in complaint(capsys, command(folder, columns=columns))
+
+
+@pytest.mark.parametrize("columns, flags, labels, typed", [
+    (("happy",), (), [[[1, 0]], [[0, 1]]], "--task emotions --label_names happy"),
+    (("happy",), ("--task", "score", "--scale", "0", "3"), [[[0]], [[3]]], "--task score --scale 0 3"),
+    (("sad", "happy"), ("--task", "scores"), [[[1, 0]], [[2.5, 3]]], "--task scores --label_names sad happy"),
+    (("sentiment", "sad"), ("--scale", "-3", "3"), [[[-0.5, 1]], [[0.5, 2.5]]],
+     "--task scores --label_names sentiment sad --scale -3 3"),
+    (("sentiment",), (), [[[-0.5]], [[0.5]]], "--task sentiment"),
+    (("4",), ("--task", "classes"), [[[0]], [[1]]], "--task classes"),
+])
+def test_labels_become_what_the_flags_want(folder, capsys, columns, flags, labels, typed):
+    """The last line has the command that trains on them."""
+    write_labels(folder, [[-0.5, 0, 1, 0, 0, 0, 0], [0.5, 3, 2.5, 1, 0, 0, 0]], "All Labels")
+    assert main(command(folder, *flags, out="data/mine_data_noalign.pkl", columns=columns)) == 0
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"data {typed}\n")
+    assert pickle.loads((folder / "data/mine_data_noalign.pkl").read_bytes())["valid"]["labels"].tolist() == labels
+    train_on = shlex.split(printed.splitlines()[-1].partition("main.py ")[2])
+    assert train([*train_on, "--results_dir", str(folder / "results"), "--device", "cpu", "--num_epochs", "1",
+                  "--batch_size", "4", "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1"]) == 0
+
+
+def test_labels_that_say_no_task_are_asked_for(folder, capsys):
+    write_labels(folder, [[1], [5]])
+    assert "give --task classes" in complaint(capsys, command(folder, out="data/mine_data_noalign.pkl", columns=None))
 
 
 def test_a_label_off_the_scale_is_left_out(folder, capsys):
