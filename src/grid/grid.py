@@ -1,4 +1,4 @@
-"""Every run of a comparison, then its tables and figures: what run_all.sh starts.
+"""Every run of a comparison, then its tables and figures. run_all.sh starts this.
 
     bash run_all.sh                             mosi, mosei and iemocap, both alignments, all models, five seeds
     bash run_all.sh demo                        the built-in demo with one seed
@@ -16,7 +16,6 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NoReturn
 
 from src.errors import Parser, UserError, printable, run_command
 from src.grid.estimate import print_estimate
@@ -70,17 +69,18 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"{printable(arguments.plan)!r} is no plan; there is demo. Data sets stand after --datasets")
     preset = ("--preset", arguments.preset) if arguments.preset else ()
     arguments.main_flags = ("--results_dir", arguments.results_dir, *preset, *argv[end + 1:])
-    if arguments.plan == "demo":
-        arguments.datasets = ["demo"]
-    arguments.seeds = arguments.seeds or (SEEDS[:1] if arguments.plan == "demo" else SEEDS)
     check(arguments)
+    is_demo = arguments.plan == "demo"
+    if is_demo:
+        arguments.datasets = ["demo"]
+    arguments.seeds = arguments.seeds or (SEEDS[:1] if is_demo else SEEDS)
     if arguments.jobs is None and not arguments.ray:
-        arguments.jobs = len(visible_gpus()) or (os.cpu_count() or 1 if arguments.plan == "demo" else 1)
+        arguments.jobs = len(visible_gpus()) or (os.cpu_count() or 1 if is_demo else 1)
     return arguments
 
 
 def gpus(text: str) -> float:
-    """An argparse type: the GPUs of a run, as Ray gives them out."""
+    """An argparse type: the GPUs of a run that Ray can reserve."""
     if not 0 <= float(text) < float("inf") or (float(text) > 1 and float(text) % 1):
         raise argparse.ArgumentTypeError(f"{text} GPUs cannot be given out; it must be from 0 to 1, or a whole number")
     return float(text)
@@ -98,31 +98,28 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError("--download goes with running the whole grid; fetch first: python -m src download --help")
 
 
-def run_grid(arguments: argparse.Namespace) -> int:
-    """Plan the runs, and list, start or become them; returns the exit code."""
+def run_grid(argv: Sequence[str]) -> int:
+    """Plan the runs, and list them, start them, or become one of them; returns the exit code."""
+    arguments = parse_arguments(argv)
+    chosen = (arguments.datasets, arguments.alignment, arguments.models)
     if arguments.download:
-        fetch_missing(arguments.datasets, arguments.alignment, arguments.models, arguments.main_flags)
-    runs, missing = plan(arguments.datasets, arguments.alignment, arguments.models, arguments.seeds,
-                         arguments.main_flags, arguments.ablations)
+        fetch_missing(*chosen, arguments.main_flags)
+    runs, missing = plan(*chosen, arguments.seeds, arguments.main_flags, arguments.ablations)
     for line in missing:
         print(f"# left out: {line}", file=sys.stderr)
     if not runs:
         raise UserError("there is nothing to run: no data set of the grid is there")
-    if arguments.index is not None:
-        become(runs, arguments.index)
+    if (index := arguments.index) is not None:
+        if not 0 <= index < len(runs):
+            raise UserError(f"--index {index} is not in the grid: it has {len(runs)} runs, 0 to {len(runs) - 1}")
+        # this process becomes main.py, so that signals and exit code are those of the run
+        os.execv(sys.executable, [sys.executable, str(MAIN), *runs[index].flags, "--resume"])
     failed = print_estimate(runs, arguments.jobs) if arguments.dry_run else run_all(runs, arguments)
     return 1 if failed or missing else 0
 
 
-def become(runs: Sequence[Run], index: int) -> NoReturn:
-    """Become main.py with one run, so that signals and exit code are its own."""
-    if not 0 <= index < len(runs):
-        raise UserError(f"--index {index} is not in the grid: it has {len(runs)} runs, 0 to {len(runs) - 1}")
-    os.execv(sys.executable, [sys.executable, str(MAIN), *runs[index].flags, "--resume"])
-
-
 def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
-    """Skip the finished runs, run the others, then write tables and figures; returns the number of failed ones."""
+    """Run all that are not finished, then write and show tables and figures; returns the number of failed runs."""
     left = [run for run in runs if not run.finished]
     print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
     logs, failed = Path(arguments.results_dir) / "logs", []
@@ -131,28 +128,23 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
     elif left:
         failed = execute_here(left, min(arguments.jobs, len(left)), logs)
     if len(failed) < len(runs):
-        report(arguments)
+        tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations)
+        figures = make_figures(arguments.results_dir, arguments.figures)
+        for table in tables:
+            print("\n" + (Path(arguments.tables) / f"{table.name}.md").read_text(encoding="utf-8"))
+        print(f"# {len(tables)} tables in {arguments.tables}, {len(figures)} figures in {arguments.figures}")
+        for line in problems:
+            print(f"# left out: {line}", file=sys.stderr)
     for run, last_lines in failed:
         print(f"# FAILED: {run.title}", *(f"#   {line}" for line in last_lines), sep="\n", file=sys.stderr)
     return len(failed)
-
-
-def report(arguments: argparse.Namespace) -> None:
-    """Write and show the tables of all finished runs, and draw their figures."""
-    tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations)
-    figures = make_figures(arguments.results_dir, arguments.figures)
-    for table in tables:
-        print("\n" + (Path(arguments.tables) / f"{table.name}.md").read_text(encoding="utf-8"))
-    print(f"# {len(tables)} tables in {arguments.tables}, {len(figures)} figures in {arguments.figures}")
-    for line in problems:
-        print(f"# left out: {line}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the grid; returns the exit code: 0 if all is well, 1 if a run failed or data is missing, 2 for bad input."""
     try:
         with interrupted_by_signals():
-            return run_command(lambda: run_grid(parse_arguments(sys.argv[1:] if argv is None else argv)))
+            return run_command(run_grid, sys.argv[1:] if argv is None else argv)
     except StopRequested as stopped:
         print(f"# stopped by {stopped.signal}; the same command continues with the runs that are left", file=sys.stderr)
         return int(stopped.code or 0)

@@ -5,6 +5,7 @@ A run is a Ray task that starts main.py as a process on a node. When the node is
 another one, where --resume continues from the checkpoint; when main.py itself fails, it is not tried again.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def execute_on_ray(
 ) -> Failures:
     """Run all on the cluster at an address, or on that of this machine if it is "auto"; returns the failures.
 
-    `gpus_per_run` of None is one GPU if any node has one; `jobs` of None is as many as the nodes have room for.
+    `gpus_per_run` is None for one GPU if any node has one, `jobs` for as many runs as the nodes have room for.
     UserError where there is no cluster, or no room for a run.
     """
     ray = connect(address)
@@ -57,24 +58,21 @@ def connect(address: str) -> Any:
     """Ray, connected; UserError where it is not installed or no cluster answers."""
     try:
         import ray  # noqa: PLC0415, an optional extra
-        from ray import cloudpickle  # noqa: PLC0415
     except ImportError as error:
         raise UserError("--ray needs Ray, which is not installed: pip install ray") from error
-    where = "on this machine" if address == "auto" else f"at {address}"
-    status = [sys.executable, "-m", "ray.scripts.scripts", "status"]
-    status += [] if address == "auto" else ["--address", address]
+    where, named = ("on this machine", []) if address == "auto" else (f"at {address}", ["--address", address])
     try:  # ray.init would try for two minutes and then end this process
-        subprocess.run(status, check=True, capture_output=True, timeout=CONNECT_SECONDS)
+        subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "status", *named], check=True, capture_output=True,
+                       timeout=CONNECT_SECONDS)
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except subprocess.SubprocessError as error:
         raise UserError(f"no Ray cluster answers {where}; start one with `ray start --head` and give --ray the address "
                         "that it prints") from error
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = printable(str(error).strip().split("\n")[0])
         raise UserError(f"the Ray cluster {where} does not take this machine: {reason}; start the grid on one of its "
                         "nodes") from error
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a node without the checkout has to say so
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a node without the checkout has to say so
     return ray
 
 
@@ -83,12 +81,10 @@ def room_for_runs(nodes: Sequence[dict[str, Any]], gpus_per_run: float | None) -
     resources = [node["Resources"] for node in nodes if node["Alive"]]
     if gpus_per_run is None:
         gpus_per_run = 1 if any(resource.get("GPU") for resource in resources) else 0
-    room = 0
-    for resource in resources:
-        by_kind = [resource.get("CPU", 0) // CPUS_PER_RUN]
-        if gpus_per_run:
-            by_kind.append(resource.get("GPU", 0) / gpus_per_run + ROUNDING)
-        room += int(min(by_kind))
+    room = sum(int(min(
+        resource.get("CPU", 0) // CPUS_PER_RUN,
+        resource.get("GPU", 0) / gpus_per_run + ROUNDING if gpus_per_run else math.inf,
+    )) for resource in resources)
     if not room:
         raise UserError(f"no node of the cluster has {CPUS_PER_RUN} CPU and {gpus_per_run:g} GPUs; "
                         "give less to --gpus_per_run, or nodes that have it")
@@ -96,7 +92,7 @@ def room_for_runs(nodes: Sequence[dict[str, Any]], gpus_per_run: float | None) -
 
 
 def run_on_node(checkout: str, folder: str, flags: Sequence[str], log: str) -> int:
-    """The task: run main.py in a folder, its console going to a file that is there; returns its exit code.
+    """The task: run main.py in a folder, with its console in a file that exists; returns its exit code.
 
     FileNotFoundError where the node does not have these paths.
     """
@@ -116,7 +112,7 @@ def run_on_node(checkout: str, folder: str, flags: Sequence[str], log: str) -> i
             process = start_run(flags, console, environment)
         try:
             while (code := process.poll()) is None:
-                time.sleep(POLL_SECONDS)  # in `wait`, a task does not learn that it is cancelled
+                time.sleep(POLL_SECONDS)  # a task in `process.wait` is not interrupted when it is cancelled
         finally:  # cancelled, or the node is shut down: the run stops with a checkpoint
             process.terminate()
             process.wait()
@@ -139,7 +135,7 @@ class RayTask:
         self.ray.cancel(self.task)
 
     def wait(self) -> int:
-        """Wait until the run has ended; returns its exit code. An error of Ray's goes to the run's log."""
+        """Wait until the run has ended; returns its exit code. An error of Ray is written to the run's log."""
         try:
             return self.ray.get(self.task)
         except self.ray.exceptions.RayError as error:

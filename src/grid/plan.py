@@ -2,7 +2,9 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 
 from src.data.download import download
 from src.data.specs import find_spec, missing_file_message
@@ -31,21 +33,24 @@ class Run:
         """Whether its folder holds a result of these settings; UserError where it holds one of others."""
         return is_finished(self.settings.run_path, self.settings)
 
-    def epochs_done(self) -> int:
-        """The number of epochs that its folder records."""
-        try:
-            return (self.settings.run_path / "metrics.jsonl").read_bytes().count(b"\n")
-        except OSError:
-            return 0
+    def epochs_done(self, since: float = 0.0) -> int:
+        """The number of epochs that its folder records, 0 if its log has not been written since that time()."""
+        with suppress(OSError):
+            if (self.settings.run_path / "log.txt").stat().st_mtime >= since:
+                return (self.settings.run_path / "metrics.jsonl").read_bytes().count(b"\n")
+        return 0
 
 
 def plan(
     datasets: Sequence[str], alignment: str, models: Sequence[str], seeds: Sequence[int], main_flags: Sequence[str],
     ablations: bool = False,
 ) -> tuple[list[Run], list[str]]:
-    """The runs of a grid, and a line for each data file that they lack."""
+    """The runs of a grid, and a line for each data file that is missing."""
     runs, missing = [], []
-    switched = [(model, name, flags) for model in MODELS for name, (_, flags) in ablations_of(model).items()]
+    variants: list[tuple[str, ...]] = [("--model", model) for model in models]
+    if ablations:
+        variants += [("--model", model, "--name", name, *switch)
+                     for model in MODELS for name, (_, switch) in ablations_of(model).items()]
     for dataset in datasets:
         spec = find_spec(dataset)
         for aligned in ALIGNMENTS[alignment]:
@@ -55,21 +60,15 @@ def plan(
             if not spec.make and not path.is_file():
                 missing.append(missing_file_message(spec, path, settings.data_path, aligned))
                 continue
-            variants: list[tuple[str, ...]] = [("--model", model) for model in models]
-            if ablations:
-                variants += [("--model", model, "--name", name, *switch) for model, name, switch in switched]
-            for seed in seeds:
-                for variant in variants:
-                    run_flags = (*flags, *variant, "--seed", str(seed))
-                    runs.append(Run(run_flags, resolve(parse_flags(run_flags))[0]))
+            for seed, variant in product(seeds, variants):
+                run_flags = (*flags, *variant, "--seed", str(seed))
+                runs.append(Run(run_flags, resolve(parse_flags(run_flags))[0]))
     return runs, missing
 
 
-def fetch_missing(
-    datasets: Sequence[str], alignment: str, models: Sequence[str], main_flags: Sequence[str]
-) -> None:
-    """Download the data files that the grid lacks; print which cannot be had, since the others can still run."""
-    for model in models:  # a wrong name is told before hours of downloading, not after
+def fetch_missing(datasets: Sequence[str], alignment: str, models: Sequence[str], main_flags: Sequence[str]) -> None:
+    """Download the missing data files of a grid; print which cannot be fetched, since the other runs need not wait."""
+    for model in models:  # a wrong name is an error before hours of downloading, not after
         settings, _ = resolve(parse_flags((*main_flags, "--model", model)))
     try:
         download([find_spec(dataset) for dataset in datasets], settings.data_path, ALIGNMENTS[alignment])

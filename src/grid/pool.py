@@ -54,10 +54,10 @@ def visible_gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def environment_of(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
+def environment_of(slot: int, jobs: int) -> dict[str, str]:
     """The environment of a run in one of `jobs` slots: its GPU round robin, and its share of the cores."""
     environment = dict(os.environ)
-    if gpus:
+    if gpus := visible_gpus():
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     return environment
@@ -65,43 +65,10 @@ def environment_of(slot: int, jobs: int, gpus: Sequence[str]) -> dict[str, str]:
 
 def execute_here(runs: Sequence[Run], jobs: int, logs: Path) -> Failures:
     """Run all on this machine, `jobs` at a time; returns the failures."""
-    gpus = visible_gpus()
-
     def start(run: Run, slot: int, log: Path) -> Process:
         with log.open("w", encoding="utf-8") as console:
-            return start_run(run.flags, console, environment_of(slot, jobs, gpus))
+            return start_run(run.flags, console, environment_of(slot, jobs))
     return execute(runs, jobs, logs, start)
-
-
-def execute(runs: Sequence[Run], jobs: int, logs: Path, start: Callable[[Run, int, Path], Process]) -> Failures:
-    """Run all, `jobs` at a time, each by `start(run, slot, log)` with its console in a file of `logs`."""
-    logs.mkdir(parents=True, exist_ok=True)
-    waiting, failed = list(reversed(runs)), []
-    running: dict[int, Job] = {}
-    display = Display(runs, jobs)
-    try:
-        while waiting or running:
-            for slot in range(jobs):
-                if slot not in running and waiting:
-                    run = waiting.pop()
-                    log = logs / (run.title.replace(" ", "-") + ".log")
-                    running[slot] = Job(run, start(run, slot, log), log, time.time())
-            time.sleep(POLL_SECONDS)
-            for slot, job in list(running.items()):
-                code = job.process.poll()
-                display.show(slot, job)
-                if code is not None:
-                    del running[slot]
-                    display.finish(slot, job, code)
-                    if code:
-                        failed.append((job.run, last_lines(job.log)))
-    finally:
-        for job in running.values():
-            job.process.terminate()
-        for job in running.values():
-            job.process.wait()
-        display.close()
-    return failed
 
 
 @dataclass
@@ -114,44 +81,47 @@ class Job:
     started: float
     epochs: int = 0
 
-    def new_epochs(self) -> int:
-        """Count the epochs done; returns how many of them are new since the last call."""
-        before, self.epochs = self.epochs, self.run.epochs_done() if self._has_begun() else 0
-        return self.epochs - before
 
-    def _has_begun(self) -> bool:
-        """Whether the files in the run's folder are of this job, and not of an earlier one."""
-        try:
-            return (self.run.settings.run_path / "log.txt").stat().st_mtime >= self.started - 1
-        except OSError:
-            return False
+def execute(runs: Sequence[Run], jobs: int, logs: Path, start: Callable[[Run, int, Path], Process]) -> Failures:
+    """Run all, `jobs` at a time, each by `start(run, slot, log)` with its console in a file of `logs`.
 
-
-class Display:
-    """The runs done and left, the epoch of each running one, and the time left: bars on a terminal, lines in a pipe."""
-
-    def __init__(self, runs: Sequence[Run], slots: int) -> None:
-        self.runs, self.done, hidden = len(runs), 0, not sys.stderr.isatty()
-        epochs = sum(run.settings.num_epochs for run in runs)
-        self.bar = tqdm(total=epochs, unit="epoch", disable=hidden, desc=f"0/{self.runs} runs", smoothing=0.1)
-        self.slots = [tqdm(bar_format="  {desc}", position=slot + 1, disable=hidden, leave=False)
-                      for slot in range(slots)]
-
-    def show(self, slot: int, job: Job) -> None:
-        """Show how far a run has come."""
-        self.bar.update(job.new_epochs())
-        self.slots[slot].set_description_str(f"{job.run.title}: epoch {job.epochs} of {job.run.settings.num_epochs}")
-
-    def finish(self, slot: int, job: Job, code: int) -> None:
-        """Say that a run has ended with a code."""
-        self.done += 1
-        self.slots[slot].set_description_str("")
-        self.bar.set_description(f"{self.done}/{self.runs} runs")
-        outcome = f"{'FAILED' if code else 'done'} in {time.time() - job.started:.0f} s"
-        tqdm.write(f"# [{self.done}/{self.runs}] {job.run.title}: {outcome}")
-        sys.stdout.flush()
-
-    def close(self) -> None:
-        """Take the bars off the terminal."""
-        for bar in (*self.slots, self.bar):
-            bar.close()
+    A terminal shows a bar of all epochs, and a line for each slot. A line is printed for each run that has ended.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting, failed, ended = list(reversed(runs)), [], 0
+    running: dict[int, Job] = {}
+    hidden, epochs = not sys.stderr.isatty(), sum(run.settings.num_epochs for run in runs)
+    bar = tqdm(total=epochs, unit="epoch", disable=hidden, desc=f"0/{len(runs)} runs", smoothing=0.1)
+    lines = [tqdm(bar_format="  {desc}", position=slot + 1, disable=hidden, leave=False) for slot in range(jobs)]
+    try:
+        while waiting or running:
+            for slot in range(jobs):
+                if slot not in running and waiting:
+                    run = waiting.pop()
+                    log = logs / (run.title.replace(" ", "-") + ".log")
+                    running[slot] = Job(run, start(run, slot, log), log, time.time())
+            time.sleep(POLL_SECONDS)
+            for slot, job in list(running.items()):
+                code, title = job.process.poll(), job.run.title
+                before, job.epochs = job.epochs, job.run.epochs_done(since=job.started - 1)
+                bar.update(job.epochs - before)
+                lines[slot].set_description_str(f"{title}: epoch {job.epochs} of {job.run.settings.num_epochs}")
+                if code is None:
+                    continue
+                del running[slot]
+                ended += 1
+                lines[slot].set_description_str("")
+                bar.set_description(f"{ended}/{len(runs)} runs")
+                outcome = f"{'FAILED' if code else 'done'} in {time.time() - job.started:.0f} s"
+                tqdm.write(f"# [{ended}/{len(runs)}] {title}: {outcome}")
+                sys.stdout.flush()
+                if code:
+                    failed.append((job.run, last_lines(job.log)))
+    finally:
+        for job in running.values():
+            job.process.terminate()
+        for job in running.values():
+            job.process.wait()
+        for shown in (*lines, bar):
+            shown.close()
+    return failed

@@ -206,12 +206,11 @@ def test_wrong_arguments_are_named(folder, capsys, line, words):
 
 def test_gpus_are_given_out_round_robin(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    gpus = pool.visible_gpus()
-    used = [pool.environment_of(slot, 5, gpus)["CUDA_VISIBLE_DEVICES"] for slot in range(5)]
+    used = [pool.environment_of(slot, 5)["CUDA_VISIBLE_DEVICES"] for slot in range(5)]
     assert used == ["2", "5", "2", "5", "2"]
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(pool.os, "cpu_count", lambda: 8)
-    assert pool.environment_of(0, 3, gpus)["OMP_NUM_THREADS"] == "2"
+    assert pool.environment_of(0, 3)["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_run_of_other_settings_is_not_finished(folder):

@@ -112,7 +112,7 @@ def test_an_interrupted_grid_ends_its_runs(cluster, folder):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "the same command goes on" in err
+    assert "the same command continues" in err
     assert (run_folder(folder, seed) / "last.pt").is_file()
     for seed in (1, 2):
         if run_folder(folder, seed).exists():
