@@ -1,4 +1,4 @@
-"""The trials of a search and the preset of the best one: `python -m src tune` starts this."""
+"""The trials of a search, and the preset of the best one. `python -m src tune` starts this."""
 
 import json
 import statistics
@@ -19,7 +19,7 @@ from src.report.plots import save
 from src.runs.log import TrainingLog
 from src.runs.run import begin, fit_into, prepare
 from src.runs.run_folder import RunFolder
-from src.search.space import search_space, start
+from src.search.space import draw, search_space, start
 from src.search.study import Study, Trial
 from src.settings import Settings, presettable, resolve
 from src.training.machine import TrainingError
@@ -55,15 +55,20 @@ class Search:
         )
 
     def run(self, trials: int) -> None:
-        """Work on trials until so many are done or other processes work on the rest."""
+        """Work on trials until so many are done or other processes work on the rest; prints a line for each."""
         started, done_before = time.time(), sum(self.study.count().values())
         with StopSignals() as stop:
             while (trial := self.study.take_up(trials)) is not None:
                 outcome = self.try_out(trial, stop)
                 self.write_preset()
-                done = sum(self.study.count().values())
+                best, counts = self.study.best(), self.study.count()
+                done = sum(counts.values())
                 left = (time.time() - started) / max(done - done_before, 1) * max(trials - done, 0)
-                self.say(trial.number, outcome, f"{done} of {trials} done, about {left / 60:.0f} min left")
+                lowest = f"lowest {best.value:.4f} of trial {best.number}" if best else "none complete"
+                states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+                tqdm.write(f"# trial {trial.number}: {outcome}; {lowest}; {done} of {trials} done, "
+                           f"about {left / 60:.0f} min left ({states})")
+                sys.stdout.flush()
                 stop.check()
 
     def try_out(self, trial: Trial, stop: StopSignals) -> str:
@@ -71,19 +76,19 @@ class Search:
         settings = self.settings.changed(trial.drawn)
         sources = self.sources | dict.fromkeys(trial.drawn, f"trial {trial.number} of {self.folder}")
         losses: list[float] = []
+        state, value, reason = "complete", None, dict[str, str]()
         try:
             for seed in self.seeds:
                 losses.append(self.lowest_loss(trial, replace(settings, seed=seed), sources, losses, stop))
+            value = statistics.mean(losses)
         except Pruned:
-            state, value, told = "pruned", None, {}
+            state = "pruned"
         except TrainingError as error:
-            state, value, told = "failed", None, {"reason": str(error)}
-        else:
-            state, value, told = "complete", statistics.mean(losses), {}
-        self.study.tell(trial, state, value, seconds=seconds_of_epochs(trial.path), **told)
+            state, reason = "failed", {"reason": str(error)}
+        self.study.tell(trial, state, value, seconds=seconds_of_epochs(trial.path), **reason)
         for weights in trial.path.glob("seed*/*.pt"):  # a preset is trained again; many trials would fill the disk
             weights.unlink()
-        return f"{value:.4f}" if value is not None else f"{state} {told.get('reason', '')}".rstrip()
+        return " ".join([state, *reason.values()]) if value is None else f"{value:.4f}"
 
     def lowest_loss(
         self, trial: Trial, settings: Settings, sources: dict[str, str], before: list[float], stop: StopSignals
@@ -108,46 +113,24 @@ class Search:
         trial.keep_loss(settings.seed, state.selected.valid.loss)
         return state.selected.valid.loss
 
-    def say(self, number: int, outcome: str, rest: str) -> None:
-        """A line for a trial that has ended."""
-        best, counts = self.study.best(), self.study.count()
-        lowest = f"lowest {best.value:.4f} of trial {best.number}" if best else "none complete"
-        states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-        tqdm.write(f"# trial {number}: {outcome}; {lowest}; {rest} ({states})")
-        sys.stdout.flush()
-
     def write_preset(self) -> dict[str, Any] | None:
         """Write the preset of the best settings so far, if a trial is complete; returns its content."""
         with alone_in(self.folder):
-            if not self.study.best():
+            if (best := self.study.best()) is None:
                 return None
-            preset = self.preset()
+            settings = self.settings
+            chosen, names = settings.changed(draw(self.space, best)).recorded(), presettable(settings.model)
+            preset = {
+                "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned,
+                "protocol": self.protocol, "settings": {name: chosen[name] for name in names},
+                "found_by": {
+                    "command": self.command, "seeds": self.seeds, **self.study.outcome(),
+                    "space": {name: f"{values} ({values.source})" for name, values in self.space.items()},
+                    "fixed": sorted(set(self.flags) & set(names)), "environment": self.environment,
+                },
+            }
             write_preset(self.folder / "preset.json", preset)
             return preset
-
-    def preset(self) -> dict[str, Any]:
-        """The content of the preset's file."""
-        best, settings = self.study.best(), self.settings
-        assert best is not None
-        trials = [trial for trial in self.study.trials() if trial.state.is_finished()]
-        chosen = settings.changed(self.study.drawn(best)).recorded()
-        return {
-            "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned,
-            "protocol": self.protocol,
-            "settings": {name: chosen[name] for name in presettable(settings.model)},
-            "found_by": {
-                "command": self.command, "seeds": self.seeds, "sampler": self.study.sampler,
-                "pruner": self.study.pruner, "trials": self.study.count(),
-                "seconds": sum(trial.user_attrs["seconds"] for trial in trials),  # of training, in all processes
-                "objective": "mean over seeds of the lowest validation loss",
-                "winner": best.number, "value": best.value,
-                "value_without_search": trials[0].value if trials[0].number == 0 else None,
-                "values": [self.study.record(trial) for trial in trials],
-                "space": {name: f"{values} ({values.source})" for name, values in self.space.items()},
-                "fixed": sorted(set(self.flags) & set(presettable(settings.model))),
-                "environment": self.environment,
-            },
-        }
 
     def draw(self, preset: dict[str, Any]) -> list[Path]:
         """Draw the history and the importance of the settings, beside the preset; returns the paths."""

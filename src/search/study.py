@@ -1,7 +1,7 @@
 """A search as an Optuna study in a folder, which several processes and machines share:
 
     journal.log              the settings and the outcome of each trial, in Optuna's journal format
-    lock                     held while a process takes up a trial or tells of one
+    lock                     held while a process begins a trial or records its outcome
     trials/0007/seed1111/    the run of a trial with a seed, as main.py would leave it, but without a test split
 
 A trial belongs to the process that holds the lock of its folder. A trial that is running by the journal while nobody
@@ -9,14 +9,19 @@ holds its lock was left behind by a process that died or was stopped; the next f
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import TrialState
-
 from src.errors import UserError, printable
+
+try:
+    import optuna
+except ModuleNotFoundError as error:
+    raise UserError("a search needs Optuna, which is not installed: pip install optuna") from error
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
 from src.files import FolderLock, alone_in
 from src.runs.result import difference_of_settings
 from src.search.space import Space, draw
@@ -38,21 +43,21 @@ class Study:
     def __init__(self, folder: Path, search: dict[str, Any], space: Space, first: dict[str, Any],
                  warmup_epochs: int) -> None:
         self.folder, self.space, self.seed = Path(folder).resolve(), space, search["sampler_seed"]
-        self._warmup_epochs = warmup_epochs
+        self.warmup_epochs = warmup_epochs
         try:
             (self.folder / "trials").mkdir(parents=True, exist_ok=True)
             with alone_in(self.folder):
-                self._study = self._open()
-                if NAME not in self._study.user_attrs:
-                    self._study.set_user_attr(NAME, search)
-                if not self._study.trials:
-                    self._study.enqueue_trial(first)
+                self.optuna = self._open()
+                if NAME not in self.optuna.user_attrs:
+                    self.optuna.set_user_attr(NAME, search)
+                if not self.optuna.trials:
+                    self.optuna.enqueue_trial(first)
         except OSError as error:
             raise UserError(f"{folder} cannot hold a study: {error.strerror or error}; see --study") from error
         self._check(search)
 
     def _open(self) -> optuna.Study:
-        """The study of the journal, which it makes if there is none."""
+        """The study of the journal, a new one if there is none."""
         journal = self.folder / "journal.log"
         lock = JournalFileOpenLock(str(journal))
         try:
@@ -63,7 +68,7 @@ class Study:
                 lock.release()
             return optuna.create_study(
                 storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock)),
-                pruner=optuna.pruners.MedianPruner(UNPRUNED_TRIALS, self._warmup_epochs),
+                pruner=optuna.pruners.MedianPruner(UNPRUNED_TRIALS, self.warmup_epochs),
                 study_name=NAME, direction="minimize", load_if_exists=True,
             )
         except OSError:
@@ -72,11 +77,10 @@ class Study:
             raise UserError(f"{journal} is damaged or of another version of Optuna; give another --study") from error
 
     def _check(self, search: dict[str, Any]) -> None:
-        there = self._study.user_attrs[NAME]
-        differences = [difference_of_settings(there, search), *(
-            f"{name} is {there.get(name)} and {value}" for name, value in search.items()
-            if name != "settings" and there.get(name) != value
-        )]
+        there = self.optuna.user_attrs[NAME]
+        differences = [difference_of_settings(there, search)]
+        differences += [f"{name} is {there.get(name)} and {value}" for name, value in search.items()
+                        if name != "settings" and there.get(name) != value]
         if difference := printable(", ".join(filter(None, differences))):
             raise UserError(f"{self.folder} holds another search ({difference}: there and asked for); "
                             "give what it has, or another --study")
@@ -86,33 +90,26 @@ class Study:
         with alone_in(self.folder):
             begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
             for trial in begun:
-                if trial.state == TrialState.RUNNING and (lock := free_lock(self._path(trial))):
-                    left_behind = optuna.trial.Trial(self._study, trial._trial_id)  # there is no public name for it
-                    return self._trial(left_behind, lock)
+                if trial.state == TrialState.RUNNING:
+                    with suppress(UserError):  # another process works on it
+                        return Trial(self, trial)
             if len(begun) >= trials:
                 return None
             # a sampler for each trial, so that no two processes draw the same and one process always draws the same
-            self._study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(begun))
-            trial = self._study.ask()
-            return self._trial(trial, FolderLock(self._path(trial)))
-
-    def _path(self, trial: Any) -> Path:
-        return self.folder / "trials" / f"{trial.number:04d}"
-
-    def _trial(self, trial: optuna.Trial, lock: FolderLock) -> "Trial":
-        return Trial(trial, self._path(trial), draw(self.space, trial), lock)
+            self.optuna.sampler = optuna.samplers.TPESampler(seed=self.seed + len(begun))
+            return Trial(self, self.optuna.ask())
 
     def tell(self, trial: "Trial", state: str, value: float | None = None, **attributes: Any) -> None:
         """Record the state of an ended Trial, a key of STATES, and release its lock."""
         with alone_in(self.folder):
             for name, content in attributes.items():
                 trial.optuna.set_user_attr(name, content)
-            self._study.tell(trial.number, value, STATES[state])
+            self.optuna.tell(trial.number, value, STATES[state])
         trial.lock.release()
 
-    def trials(self) -> list[optuna.trial.FrozenTrial]:
-        """Optuna's record of every trial."""
-        return self._study.get_trials(deepcopy=False)
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Optuna's record of every trial, or of those in some states."""
+        return self.optuna.get_trials(deepcopy=False, states=states or None)
 
     def count(self) -> dict[str, int]:
         """The number of trials in each of STATES."""
@@ -121,48 +118,53 @@ class Study:
 
     def running(self) -> int:
         """The number of trials that are begun and not finished."""
-        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
+        return len(self.trials(TrialState.RUNNING))
 
-    def best(self) -> optuna.trial.FrozenTrial | None:
+    def best(self) -> FrozenTrial | None:
         """The complete trial of the lowest loss, the first of such, or None."""
-        return min(self._complete(), key=lambda trial: trial.value, default=None)
-
-    def _complete(self) -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-
-    def drawn(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-        """{setting: value} of a finished trial, by Optuna's record."""
-        return draw(self.space, optuna.trial.FixedTrial(trial.params))
-
-    def record(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-        """A finished trial for the preset's file; the value of a pruned trial is that of its last epoch."""
-        (state,) = (name for name, state in STATES.items() if state == trial.state)
-        return {"trial": trial.number, "state": state, "value": trial.value,
-                **{name: trial.user_attrs[name] for name in ("reason",) if name in trial.user_attrs}}
-
-    @property
-    def sampler(self) -> str:
-        """The method that draws the settings, in words."""
-        return f"TPE, seed {self.seed} + number of the trial; Optuna {optuna.__version__}"
-
-    @property
-    def pruner(self) -> str:
-        """The rule that ends trials early, in words."""
-        return (f"median, after {UNPRUNED_TRIALS} complete trials, of epochs after the first {self._warmup_epochs}; "
-                "never trial 0")
+        return min(self.trials(TrialState.COMPLETE), key=lambda trial: trial.value, default=None)
 
     def importance(self) -> dict[str, float]:
-        """{name of the space: its share in the differences of the loss}, empty where too little is complete."""
-        return optuna.importance.get_param_importances(self._study) if len(self._complete()) > 1 else {}
+        """{name of the space: its share in the differences of the loss}, empty with less than two complete trials."""
+        enough = len(self.trials(TrialState.COMPLETE)) > 1
+        return optuna.importance.get_param_importances(self.optuna) if enough else {}
+
+    def outcome(self) -> dict[str, Any]:
+        """The method of the search and the values of its finished trials, one of which is complete."""
+        best, finished = self.best(), self.trials(*STATES.values())
+        assert best is not None
+        names = {state: name for name, state in STATES.items()}
+        return {
+            "sampler": f"TPE, seed {self.seed} + number of the trial; Optuna {optuna.__version__}",
+            "pruner": f"median, after {UNPRUNED_TRIALS} complete trials, of epochs after the first "
+                      f"{self.warmup_epochs}; never trial 0",
+            "trials": self.count(),
+            "seconds": sum(trial.user_attrs["seconds"] for trial in finished),  # of training, in all processes
+            "objective": "mean over seeds of the lowest validation loss",
+            "winner": best.number, "value": best.value,
+            "value_without_search": finished[0].value if finished[0].number == 0 else None,
+            "values": [  # that of a pruned trial is the value of its last epoch
+                {"trial": trial.number, "state": names[trial.state], "value": trial.value,
+                 **{name: reason for name, reason in trial.user_attrs.items() if name == "reason"}}
+                for trial in finished
+            ],
+        }
 
 
 class Trial:
-    """A trial that this process works on: its settings, its folder, and the losses of its finished seeds."""
+    """A trial that this process works on: its settings and its folder, whose lock it holds.
 
-    def __init__(self, trial: optuna.Trial, path: Path, drawn: dict[str, Any], lock: FolderLock) -> None:
-        self.optuna, self.path, self.drawn, self.lock = trial, path, drawn, lock
+    It is one that the study has just asked for, or one that was left behind; UserError if another process holds it.
+    """
+
+    def __init__(self, study: Study, trial: optuna.Trial | FrozenTrial) -> None:
         self.number = trial.number
-        self._reported = set(trial.study.get_trials(deepcopy=False)[self.number].intermediate_values)
+        self.path = study.folder / "trials" / f"{trial.number:04d}"
+        self.lock = FolderLock(self.path)
+        if not isinstance(trial, optuna.Trial):
+            trial = optuna.Trial(study.optuna, trial._trial_id)  # there is no public name for it
+        self.optuna, self.drawn = trial, draw(study.space, trial)
+        self._reported = set(study.trials()[self.number].intermediate_values)
 
     def loss(self, seed: int) -> float | None:
         """The lowest validation loss of a seed, None where the seed is not trained yet."""
@@ -177,14 +179,6 @@ class Trial:
         if step not in self._reported:
             self.optuna.report(loss, step)
         return self.number > 0 and self.optuna.should_prune()
-
-
-def free_lock(folder: Path) -> FolderLock | None:
-    """The FolderLock of a folder, None where another process has it."""
-    try:
-        return FolderLock(folder)
-    except UserError:
-        return None
 
 
 def cut_broken_line(journal: Path) -> None:

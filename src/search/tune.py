@@ -5,8 +5,8 @@ main.py fixes. A trial trains its seeds one after the other; its value is the me
 trial that is worse than most is pruned. The test split is not loaded. Trial 0 has the settings that main.py would take,
 so that the best is at least as good.
 
-Several processes, on one machine or on several that share the folder, work on one study if each is given the same
-command. The same command resumes a study that was killed or stopped, and adds trials to it.
+Several processes with the same command work on one study, on one machine or on several that share the folder. The same
+command resumes a study that was killed or stopped, and adds trials to it.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, 
     """The command's own arguments, main.py's flags by name, and these as they were given."""
     parser = Parser(prog="python -m src tune", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog="All flags of main.py that are settings can be given too; what they say is not searched.")
+                    epilog="All flags of main.py that are settings can be given too; those settings are not searched.")
     parser.add_argument("--trials", type=count(1), default=50,
                         help="in all, by all processes: complete, pruned and failed ones (default: 50)")
     parser.add_argument("--seeds", nargs="+", type=count(0), default=list(SEEDS),
@@ -51,14 +51,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, 
 
 
 def run(argv: Sequence[str]) -> None:
-    """The command line of `python -m src tune`."""
+    """Search, and show the outcome once all trials have ended."""
     arguments, flags, rest = parse_arguments(argv)
-    try:
-        from src.search.search import Search  # noqa: PLC0415, Optuna is an optional extra
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":
-            raise
-        raise UserError("a search needs Optuna, which is not installed: pip install optuna") from error
+    from src.search.search import Search  # noqa: PLC0415, Optuna is an optional extra, and not needed for --help
+
     command = shlex.join(["python", "-m", "src", "tune", *argv])
     search = Search(flags, arguments.seeds, arguments.sampler_seed, arguments.study, command)
     tqdm.write(f"# {search.folder}: {arguments.trials} trials x {len(search.seeds)} seeds; searched are")
@@ -71,7 +67,7 @@ def run(argv: Sequence[str]) -> None:
             show_outcome(search, rest)
     except OSError as error:
         raise UserError(f"{search.folder} cannot be written: {error.strerror or error}; once that is mended, the same "
-                        "command goes on") from error
+                        "command resumes the search") from error
 
 
 def show_outcome(search: "Search", main_flags: Sequence[str]) -> None:
@@ -97,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_command(run, argv)
     except StopRequested as stopped:
-        print(f"# stopped by {stopped.signal}; the same command goes on", file=sys.stderr)
+        print(f"# stopped by {stopped.signal}; the same command resumes the search", file=sys.stderr)
         return int(stopped.code or 0)
     except KeyboardInterrupt:
         return 130

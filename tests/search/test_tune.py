@@ -164,7 +164,7 @@ def test_processes_share_a_study_and_one_that_ends_early_loses_nothing(folder, f
     assert len(ours["values"]) == ours["trials"]["complete"] == 4
     logs = [path.read_text() for path in (folder / STUDY).glob("trials/*/seed*/log.txt")]
     assert (len(logs), sum("# resumes after epoch" in log for log in logs)) == (8, 1)
-    assert ("the same command goes on" in (folder / "console").read_text()) == (sent == signal.SIGTERM)
+    assert ("the same command resumes the search" in (folder / "console").read_text()) == (sent == signal.SIGTERM)
 
 
 def test_a_trial_that_lost_its_process_between_two_seeds_goes_on(folder, finished):
@@ -362,4 +362,5 @@ def test_a_full_disk_is_told(folder, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(search, "write_preset", fill)
     line = complaint(capsys, *SEARCH, "--trials", "1")
-    assert f"{STUDY} cannot be written: No space left on device; once that is mended, the same command goes on" in line
+    assert f"{STUDY} cannot be written: No space left on device; once that is mended, the same command " \
+        "resumes the search" in line
