@@ -112,13 +112,14 @@ class PMR(MultimodalModel):
                               sum(self.lengths.values()), embed_dim, message_dim)
 
         def update() -> MessageUpdateModule:
-            units = {m: unit(source_dropout[m]) for m in chosen}  # MRU_{m->C}
+            units = {m: unit(attn_dropout=source_dropout[m]) for m in chosen}  # MRU_{m->C}
             weighted = message_update == "attention" and len(chosen) > 1  # of one modality nothing is to be weighed
             weights = {m: hub_weights() for m in chosen} if weighted else None
             return MessageUpdateModule(units, weights, embed_dim, message_dim, **block)
 
         self.layers = nn.ModuleList(
-            ReinforcementLayer({m: unit(attn_dropout) for m in chosen}, None if message_update == "none" else update())
+            ReinforcementLayer({m: unit(attn_dropout=attn_dropout) for m in chosen},
+                               None if message_update == "none" else update())
             for _ in range(layers)
         )
         self.readout = TransformerEncoder(
@@ -165,6 +166,7 @@ def mean_of_real_steps(sequence: Sequence) -> Tensor:
     """Mean over the steps of (B, T, d) that are no padding -> (B, d). Of a sample that is padding throughout, it reads
     the last step, or all steps if padding is not hidden.
     """
+    assert sequence.padding is not None
     counted = ~sequence.padding  # (B, T)
     steps = torch.arange(counted.size(1), device=counted.device)
     instead = steps >= (0 if sequence.hidden is None else len(steps) - 1)  # (T,)

@@ -1,4 +1,4 @@
-"""What a training step costs: this code against the original MulT and against plain torch, side by side.
+"""The time and memory of a training step: this code against the original MulT and against plain torch, side by side.
 
     python -m src benchmark --stock DIR                         every case, on the CPU
     python -m src benchmark --cases pmr-aligned --device cuda --repetitions 50
@@ -18,30 +18,33 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from src.errors import Parser, UserError, run_command
+from src.report.table_formats import markdown_table
 
 MOSI, MOSEI = (300, 5, 20), (300, 74, 35)  # features of text, audio and vision
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the data it steps over, and whom it is compared with."""
+    """A model, the sizes of its data, and the implementations that ours is compared with."""
 
     model: str
-    lens: tuple
-    dims: tuple
+    lens: tuple[int, ...]
+    dims: tuple[int, ...]
     batch: int
     embed_dim: int
     num_heads: int
     layers: int
-    rivals: tuple = ()
-    median_lengths: tuple | None = None  # of the real steps behind the padding in front; None: there is no padding
+    rivals: tuple[str, ...] = ()
+    median_lengths: tuple[int, ...] | None = None  # of the real steps behind the front padding; None: no padding
 
     @property
-    def title(self):
+    def title(self) -> str:
         """MulT 50/375/500, batch 8"""
         return f"{self.model} {'/'.join(map(str, self.lens))}, batch {self.batch}"
 
@@ -59,102 +62,79 @@ CASES = {
 DEFAULT_CASES = ("mult-aligned", "mult-unaligned", "pmr-aligned", "pmr-unaligned")
 GROWTH = (1, 2, 4)
 PARTS = ("kernels", "one vector", "kept memory")  # of what makes ours fast
+HEAD = ("", "", "quartiles", "peak memory", "time / ours", "memory / ours")
 
 
 class Contender:
     """An implementation of a case in a process of its own."""
 
-    def __init__(self, case, implementation, arguments):
-        self.implementation = implementation
+    def __init__(self, case: Case, implementation: str, arguments: argparse.Namespace) -> None:
+        self.implementation, self.seconds, self.peak = implementation, list[float](), 0
         without = [part for part in PARTS if implementation in ("plain", f"without {part}")]
-        job = {"case": asdict(case), "implementation": implementation, "without": without, "stock": arguments.stock,
-               "device": arguments.device, "threads": arguments.threads, "inference": arguments.inference,
-               "amp": arguments.amp, "compile": arguments.compile}
+        job = {**vars(arguments), **asdict(case), "implementation": implementation, "without": without}
         worker = Path(__file__).with_name("benchmark_worker.py")
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(worker), json.dumps(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.seconds, self.peak = [], None
+        self.process = subprocess.Popen([sys.executable, "-P", str(worker), json.dumps(job)], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def step(self, counted=True):
-        """Make it take a step."""
-        with contextlib.suppress(BrokenPipeError):  # told below
+    def step(self, counted: bool) -> None:
+        """Make it take a step; UserError if its process has ended."""
+        assert self.process.stdin and self.process.stdout
+        with contextlib.suppress(BrokenPipeError):  # there is no answer then
             print("step", file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise UserError(f"the {self.implementation} process ended with code {self.process.wait()} (see above)")
-        answer = json.loads(answer)
-        self.peak = answer["peak"]
-        if counted:
-            self.seconds.append(answer["seconds"])
+        seconds, self.peak = json.loads(answer)
+        self.seconds += [seconds] * counted
 
-    def close(self):
-        """End its process."""
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
+    def figures(self, ours: "Contender") -> dict[str, Any]:
+        """Its time and memory, also in relation to those of another contender."""
+        return {
+            "seconds": statistics.median(self.seconds),
+            "quartiles": statistics.quantiles(self.seconds, n=4)[::2] if len(self.seconds) > 1 else None,
+            "peak_bytes": self.peak,
+            "times_ours": statistics.median(b / a for a, b in zip(ours.seconds, self.seconds, strict=True)),
+            "peak_times_ours": self.peak / ours.peak,
+        }
 
 
-def measure(case, arguments):
-    """Every implementation of a case, in turns: {name: {"seconds": median, "quartiles", "peak", "ratio"}}."""
+def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """{implementation: its figures} for a case; the implementations take turns."""
     rivals = [rival for rival in case.rivals if rival != "stock" or arguments.stock]
     rivals += [f"without {part}" for part in PARTS] if arguments.parts else []
-    contenders = []
-    try:
+    contenders: list[Contender] = []
+    with contextlib.ExitStack() as stack:
         for implementation in ("ours", *rivals):
             contenders.append(Contender(case, implementation, arguments))
+            stack.callback(contenders[-1].process.communicate)  # which ends it
         for turn in range(-arguments.warm_up, arguments.repetitions):
             for contender in contenders:
                 contender.step(counted=turn >= 0)
-    finally:
-        for contender in contenders:
-            contender.close()
-    ours = contenders[0]
-    return {
-        contender.implementation: {
-            "seconds": statistics.median(contender.seconds),
-            "quartiles": statistics.quantiles(contender.seconds, n=4)[::2] if len(contender.seconds) > 1 else None,
-            "peak_bytes": contender.peak,
-            "times_ours": statistics.median(b / a for a, b in zip(ours.seconds, contender.seconds, strict=True)),
-            "peak_times_ours": contender.peak / ours.peak,
-        }
-        for contender in contenders
-    }
+    return {contender.implementation: contender.figures(contenders[0]) for contender in contenders}
 
 
-def table(results, unit):
+def table(results: dict[str, dict[str, dict[str, Any]]], unit: str) -> str:
     """Results {title: {implementation: figures}} as a Markdown table."""
-    lines = [f"| | | {unit} | quartiles | peak memory | time / ours | memory / ours |", "|---|---|---|---|---|---|---|"]
-    for title, implementations in results.items():
-        for name, figures in implementations.items():
-            quartiles = "" if figures["quartiles"] is None else " - ".join(f"{q:.3g}" for q in figures["quartiles"])
-            lines.append(
-                f"| {title} | {name} | {figures['seconds']:.3g} | {quartiles} | {figures['peak_bytes'] / 2**20:.0f} MB "
-                f"| {figures['times_ours']:.2f} | {figures['peak_times_ours']:.2f} |"
-            )
-    return "\n".join(lines)
+    return markdown_table((*HEAD[:2], unit, *HEAD[2:]), [
+        (title, name, f"{figures['seconds']:.3g}", " - ".join(f"{q:.3g}" for q in figures["quartiles"] or ()),
+         f"{figures['peak_bytes'] / 2**20:.0f} MB", f"{figures['times_ours']:.2f}", f"{figures['peak_times_ours']:.2f}")
+        for title, implementations in results.items() for name, figures in implementations.items()
+    ])
 
 
-def grown(case, factor):
-    """The case with all its sequences longer by a factor."""
-    return replace(case, lens=tuple(length * factor for length in case.lens), rivals=())
-
-
-def draw_growth(results, path):
-    """The time and the peak memory of a step over the length of the hub, as a picture."""
+def draw_growth(results: dict[int, dict[str, Any]], path: str) -> None:
+    """Draw the time and the peak memory of a step over the steps of the three sequences together."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a step needs no figure
 
-    lengths = list(results)
     figure = Figure(figsize=(8, 3), layout="constrained")
     curves = ("seconds", 1, "seconds a step"), ("peak_bytes", 2**30, "peak memory, GiB")
     for axes, (key, scale, label) in zip(figure.subplots(1, 2), curves, strict=True):
-        axes.plot(lengths, [results[length][key] / scale for length in lengths], "o-")
+        axes.plot(list(results), [figures[key] / scale for figures in results.values()], "o-")
         axes.set(xlabel="steps of the three sequences together", ylabel=label, xlim=(0, None), ylim=(0, None))
     figure.savefig(path, dpi=120)
 
 
-def parse_arguments(argv):
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of `python -m src benchmark`."""
     parser = Parser(prog="python -m src benchmark", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,11 +160,12 @@ def parse_arguments(argv):
     return arguments
 
 
-def run(argv):
-    """Measure, print and keep."""
+def run(argv: Sequence[str] | None) -> None:
+    """Measure the cases; print the figures, draw them and keep them."""
     arguments = parse_arguments(argv)
     if arguments.growth:
-        cases = [grown(CASES[arguments.growth], factor) for factor in GROWTH]
+        case = replace(CASES[arguments.growth], rivals=())
+        cases = [replace(case, lens=tuple(length * factor for length in case.lens)) for factor in GROWTH]
     else:
         cases = [CASES[name] for name in arguments.cases]
     results = {}
@@ -198,6 +179,6 @@ def run(argv):
         Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     return run_command(run, argv)
