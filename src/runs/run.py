@@ -18,7 +18,7 @@ from src.runs.resume import difference_of_runs, differences_of_environment, is_f
 from src.runs.run_folder import RunFolder, check_numbers, load_checkpoint
 from src.runs.stock_checkpoint import initialise
 from src.settings import Settings, read_settings
-from src.tasks import Task, task_of_result
+from src.tasks import SentimentRegression, Task, task_of_result
 from src.train import Step, fit
 from src.training.distributed import broadcast, collect, device_of_process, is_first
 from src.training.machine import (
@@ -191,7 +191,7 @@ def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, D
     choose_arithmetic(settings.deterministic, settings.precision)
     device = find_device(settings.device)
     dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir,
-                           asked=replace(settings.asked, recorded=recorded_task(checkpoint["config"], path)))
+                           asked=replace(settings.asked, recorded=recorded_task(checkpoint, settings, path)))
     with explained(f"the model of {folder} does not fit on {device}"):
         model = build(settings, dataset).to(device)
     as_one_vector(model)  # as in training: a CPU's products round by the place of the weights in memory
@@ -203,9 +203,16 @@ def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, D
     return speed_up(model.eval(), device, settings.precision), dataset, settings, epoch
 
 
-def recorded_task(config: dict[str, Any], where: str) -> Task | None:
-    """The task that a config.json or checkpoint names, None where an old one names none; UserError if it is damaged."""
+def recorded_task(checkpoint: dict[str, Any], settings: Settings, where: str) -> Task | None:
+    """The task of a checkpoint; UserError if it is damaged. None, and the labels tell, where format 1 names none.
+
+    In format 1, one output on a data set of the user's own was always sentiment.
+    """
+    config = checkpoint["config"]
     try:
-        return task_of_result(config) if "task" in config else None
+        if "task" in config:
+            return task_of_result(config)
+        one_output = len(checkpoint["model"]["out_layer.weight"]) == 1
+        return SentimentRegression() if one_output and not settings.spec.tasks else None
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{where} is damaged: it has no task that this version knows") from error

@@ -291,3 +291,20 @@ def test_runs_of_the_first_format_are_read(folder, capsys):
         (table,), problems = write_tables(folder / name, folder / "tables")
         assert problems == []
         assert "| MulT " in (folder / "tables" / f"{table.name}.md").read_text()
+
+
+def test_a_checkpoint_that_names_no_task_is_evaluated_as_sentiment(folder, capsys):
+    """In the first format, one number a sample was always sentiment, also where the labels leave it open now."""
+    splits = make_splits()
+    for split in splits.values():
+        split["labels"] = (split["labels"] > 0).astype("f4")
+    write_dataset(folder / "data", "mine", splits, aligned=False)
+    assert main(command(folder, "--task", "sentiment")) == 0
+    (checkpoint,) = (folder / "results").glob("*/*/*/*/checkpoint.pt")
+    saved = torch.load(checkpoint, weights_only=True) | {"format": 1}
+    for name in ("task", "labels"):
+        del saved["config"][name]
+    del saved["config"]["settings"]["task"]
+    torch.save(saved, checkpoint)
+    assert main(["--eval", str(checkpoint.parent)]) == 0
+    assert "# reproduces result.json" in capsys.readouterr().out
