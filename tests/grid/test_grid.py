@@ -218,7 +218,7 @@ def test_a_run_of_other_settings_is_not_finished(folder):
     assert not run.finished
     path = run.settings.run_path
     path.mkdir(parents=True)
-    result = result_content({"loss": 1, "mae": 1, "corr": 1, "acc7": 1, "acc2": 1, "f1_stock": 1},
+    result = result_content({"loss": 1, "mae": 1, "corr": 1, "acc7": 1, "acc5": 1, "acc2": 1, "f1_stock": 1},
                             settings=run.settings.recorded() | {"lr": 3.0})
     (path / "result.json").write_text(json.dumps(result))
     with pytest.raises(UserError, match=r"lr is 3\.0 and 0\.001"):
