@@ -16,7 +16,7 @@ from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.record import Decisions, Record
 from modules.sequence import Sequence
 from modules.transformer import TransformerEncoder
-from src.options import Option
+from src.options import MOST_LAYERS, OUR_CHOICE, Choices, Option, count
 
 MIN_MEMORY_LAYERS = 3
 
@@ -45,13 +45,15 @@ class MulT(MultimodalModel):
             f"--{target[0]}only": (f"{target[0]}only", f"keep the crossmodal fusion into {target} alone")
             for target in ("language", "audio", "vision")
         }),
+        Option("memory_layers", f"layers of the memory encoders; 0: as many as --nlevels, at least {MIN_MEMORY_LAYERS}",
+               count(0, MOST_LAYERS), search=Choices((0, 1, 2, 3), OUR_CHOICE)),
     )
 
     def __init__(self, *, input_dims: tuple, input_lens: tuple, output_dim: int, embed_dim: int, num_heads: int,
-                 layers: int, attn_mask: bool = True, only: str | None = None, kernel_sizes: tuple = (1, 1, 1),
-                 attn_dropout: float = 0.0, attn_dropout_a: float = 0.0, attn_dropout_v: float = 0.0,
-                 relu_dropout: float = 0.0, embed_dropout: float = 0.0, res_dropout: float = 0.0,
-                 out_dropout: float = 0.0, mask_padding: bool = False) -> None:
+                 layers: int, attn_mask: bool = True, only: str | None = None, memory_layers: int = 0,
+                 kernel_sizes: tuple = (1, 1, 1), attn_dropout: float = 0.0, attn_dropout_a: float = 0.0,
+                 attn_dropout_v: float = 0.0, relu_dropout: float = 0.0, embed_dropout: float = 0.0,
+                 res_dropout: float = 0.0, out_dropout: float = 0.0, mask_padding: bool = False) -> None:
         if only not in (None, "lonly", "aonly", "vonly"):
             raise ValueError(f"only is {only!r}; it can be lonly, aonly, vonly or None")
         targets = MODALITIES if only is None else (only[0],)
@@ -72,7 +74,7 @@ class MulT(MultimodalModel):
                 ))
         for m in MODALITIES:
             memory = TransformerEncoder(
-                2 * embed_dim, num_heads, max(layers, MIN_MEMORY_LAYERS), attn_dropout, **shared
+                2 * embed_dim, num_heads, memory_layers or max(layers, MIN_MEMORY_LAYERS), attn_dropout, **shared
             )
             self.add_module(f"trans_{m}_mem", memory.requires_grad_(m in targets))
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from src.dataset import Dataset
 from src.errors import UserError
-from src.models import MODELS
+from src.models import MODELS, arguments_of, options_of
 from src.tasks import PROTOCOLS, TASKS, no_better_than, task_of_metrics, task_of_result
 from src.training.machine import environment
 from src.training.state import Epoch, Evaluation, TrainingState
@@ -91,9 +91,17 @@ def name_task(content: dict[str, Any], metrics: Any) -> dict[str, Any]:
     return {"protocol": "MulT", "task": task.name, "labels": list(task.labels), **content}
 
 
+def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings, and the defaults of the model's options that were not there yet when they were recorded."""
+    if (model := settings.get("model")) not in MODELS:
+        return settings
+    return {name: arguments_of(model)[name] for name in options_of(model)} | settings
+
+
 def difference_of_settings(one: dict[str, Any], other: dict[str, Any]) -> str:
     """'lr is 0.001 and 0.002', for each setting of two results that decides the outcome of a run, the seed apart."""
-    a, b = ({k: v for k, v in result["settings"].items() if k not in NOT_OF_THE_OUTCOME} for result in (one, other))
+    a, b = ({k: v for k, v in with_defaults(result["settings"]).items() if k not in NOT_OF_THE_OUTCOME}
+            for result in (one, other))
     return ", ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in sorted(a | b) if a.get(key) != b.get(key))
 
 

@@ -79,6 +79,10 @@ def test_where_data_lies_is_not_another_setting():
     here = {"lr": 0.1, "data_path": "data", "data_device": "cpu", "cache_dir": None}
     there = {"lr": 0.1, "data_path": "/data/mosi.pkl", "data_device": "cuda", "cache_dir": "/caches"}
     assert difference_of_settings({"settings": here}, {"settings": there}) == ""
+    mult = {"settings": {"model": "MulT", "attn_mask": True}}  # recorded before MulT had memory_layers
+    assert difference_of_settings(mult, {"settings": mult["settings"] | {"memory_layers": 0}}) == ""
+    other = {"settings": mult["settings"] | {"memory_layers": 1}}
+    assert "memory_layers is 0 and 1" in difference_of_settings(mult, other)
     assert "lr is 0.1 and 0.2" in difference_of_settings({"settings": here}, {"settings": here | {"lr": 0.2}})
 
 

@@ -72,6 +72,7 @@ PMR_VARIANTS = [
 @pytest.mark.parametrize("name, options", [
     *(("PMR", options) for options in PMR_VARIANTS),
     *((name, {"only": only}) for name in ("MulT", "MulT-FFL") for only in ("lonly", "aonly", "vonly")),
+    *((name, {"memory_layers": 1}) for name in ("MulT", "MulT-FFL")),
 ])
 def test_every_trainable_parameter_of_a_variant_has_a_gradient(name, options):
     model = small_model(name, **options)
@@ -142,6 +143,11 @@ def test_mult_has_the_original_size(input_dims, output_dim, parameters):
     model = build_model("MulT", input_dims=input_dims, input_lens=(50, 50, 50), output_dim=output_dim, embed_dim=30,
                         num_heads=5, layers=5)
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("chosen, layers", [(0, 3), (1, 1), (4, 4)])
+def test_mult_has_as_many_memory_layers_as_chosen(chosen, layers):
+    assert len(small_model("MulT", memory_layers=chosen).trans_l_mem.layers) == layers
 
 
 @pytest.mark.parametrize("input_lens", [(50, 50, 50), (50, 500, 500)])
