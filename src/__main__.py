@@ -21,6 +21,7 @@ COMMANDS = {  # name: (module whose main(argv) it is, help)
     "demo": ("src.data.demo", "print how far linear models get on the built-in demo"),
     "grid": ("src.grid.grid", "train every run of a comparison: what run_all.sh starts"),
     "tune": ("src.search.tune", "search for the settings of a model"),
+    "protocol": ("src.search.protocol", "compare settings by a protocol that was written down first"),
     "tables": ("src.report.tables", "write the comparison tables"),
     "plots": ("src.report.plots", "draw the figures"),
     "compare": ("src.report.compare", "set two runs, logs or models side by side"),

@@ -1,0 +1,162 @@
+"""Compare settings by a protocol that was written down first: python -m src protocol docs/measured/defaults.toml
+
+The file names data sets, seeds and, for each model, candidates: flags of main.py that differ from today's defaults.
+Every candidate is trained on every set with every seed. On each set, the candidates of a model are ranked by the mean
+over seeds of their lowest validation losses; equal losses share their mean rank. The candidate with the lowest mean
+rank over the sets is chosen, the earlier one of equals. No number of the test split is read.
+
+    seeds = [1111, 1112, 1113]
+    flags = ["--num_epochs", "12"]                  for every run
+    [sets]
+    "demo, aligned" = ["--dataset", "demo", "--aligned"]
+    [models.MulT]
+    today = []
+    "padding hidden" = ["--mask_padding"]
+
+The same command resumes a protocol that was stopped. Flags after -- are main.py's, for where the data lies.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import rankdata
+
+from src.errors import Parser, UserError, printable, run_command
+from src.grid.plan import Run
+from src.grid.pool import execute_here
+from src.options import count
+from src.runs.run_folder import read_result
+from src.settings import parse_flags, resolve
+from src.training.stop import StopRequested, interrupted_by_signals
+
+RESERVED = {"model", "dataset", "aligned", "seed", "name", "results_dir"}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The content of a protocol's file: flags of main.py by set, and by model and candidate."""
+
+    seeds: list[int]
+    flags: list[str]
+    sets: dict[str, list[str]]
+    models: dict[str, dict[str, list[str]]]
+
+    def runs(self, model: str, candidate: str, of_set: str, others: Sequence[str]) -> list[Run]:
+        """The runs of a candidate on a set, one a seed."""
+        flags = ("--model", model, "--name", re.sub(r"\W+", "_", candidate), *self.sets[of_set], *self.flags,
+                 *self.models[model][candidate], *others)
+        of_seeds = [(*flags, "--seed", str(seed)) for seed in self.seeds]
+        return [Run(run, resolve(parse_flags(run))[0]) for run in of_seeds]
+
+
+def read_protocol(path: str | Path) -> Protocol:
+    """The protocol of a file; UserError where it cannot be read or is none."""
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        protocol = Protocol(**content)
+        groups = [protocol.flags, *protocol.sets.values(),
+                  *(flags for candidates in protocol.models.values() for flags in candidates.values())]
+        seeds_fit = len(set(protocol.seeds)) == len(protocol.seeds) > 0
+        if not (seeds_fit and all(isinstance(text, str) for flags in groups for text in flags)):
+            raise ValueError("its seeds or flags are not those of runs")
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be read: {error.strerror}; give the file of a protocol") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{printable(path)} is no protocol: {printable(error)}; see python -m src protocol --help"
+                        ) from error
+    return protocol
+
+
+def losses(runs: Sequence[Run]) -> list[float]:
+    """The lowest validation loss of each run that is finished with its settings."""
+    results = [read_result(run.settings.run_path) for run in runs if run.finished]
+    return [result["valid"]["loss"] for result in results if result]
+
+
+def outcome(protocol: Protocol, model: str, others: Sequence[str]) -> tuple[list[list[str]], str | None]:
+    """The rows of a model's table, and the candidate that is chosen, None while runs are missing."""
+    candidates, sets = list(protocol.models[model]), list(protocol.sets)
+    found = {c: {s: losses(protocol.runs(model, c, s, others)) for s in sets} for c in candidates}
+    ranks: dict[str, list[float]] = {c: [] for c in candidates}
+    for s in sets:
+        if all(found[c][s] for c in candidates):
+            ranked = rankdata([statistics.mean(found[c][s]) for c in candidates])
+            for c, rank in zip(candidates, ranked, strict=True):
+                ranks[c].append(float(rank))
+    complete = all(len(found[c][s]) == len(protocol.seeds) for c in candidates for s in sets)
+    chosen = min(candidates, key=lambda c: statistics.mean(ranks[c])) if complete else None
+    rows = [[c, f"`{' '.join(protocol.models[model][c])}`", *(cell(found[c][s], len(protocol.seeds)) for s in sets),
+             f"{statistics.mean(ranks[c]):.2f}" if len(ranks[c]) == len(sets) else ""] for c in candidates]
+    return [[f"**{text}**" if row[0] == chosen and i in (0, len(row) - 1) else text for i, text in enumerate(row)]
+            for row in rows], chosen
+
+
+def cell(values: Sequence[float], seeds: int) -> str:
+    """Mean and spread over seeds of a loss; how many are there where some are missing."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}" + (f" ({len(values)} of {seeds})" if len(values) < seeds else "")
+
+
+def show(protocol: Protocol, others: Sequence[str]) -> None:
+    """Print a table for each model, and its choice."""
+    for model in protocol.models:
+        rows, chosen = outcome(protocol, model, others)
+        head = [model, "flags", *protocol.sets, "mean rank"]
+        print("", *(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]), "", sep="\n")
+        print(f"{model}: {chosen} is chosen" if chosen else f"{model}: runs are missing, so nothing is chosen yet")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train what is missing and show the tables; returns the exit code."""
+    parser = Parser(prog="python -m src protocol", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", help="the protocol, in TOML")
+    parser.add_argument("--results_dir", default="protocol", help="folder of the runs (default: protocol)")
+    parser.add_argument("--jobs", type=count(1), default=1, help="runs at a time (default: 1)")
+    parser.add_argument("--models", nargs="+", metavar="MODEL", help="only some of its models")
+    parser.add_argument("--sets", nargs="+", metavar="SET", help="only some of its sets")
+    parser.add_argument("--show", action="store_true", help="train nothing; show what is there")
+    end = argv.index("--") if "--" in argv else len(argv)
+    arguments = parser.parse_args(argv[:end])
+    others = ["--results_dir", arguments.results_dir, *argv[end + 1:]]
+    if wrong := sorted(RESERVED & set(parse_flags(argv[end + 1:]))):
+        raise UserError(f"--{wrong[0]} cannot stand after --: the protocol decides it")
+    whole = read_protocol(arguments.file)
+    protocol = Protocol(whole.seeds, whole.flags, some(whole.sets, arguments.sets, "set"),
+                        some(whole.models, arguments.models, "model"))
+    runs = [run for model, candidates in protocol.models.items() for candidate in candidates
+            for of_set in protocol.sets for run in protocol.runs(model, candidate, of_set, others)]
+    failed = []
+    if left := [] if arguments.show else [run for run in runs if not run.finished]:
+        print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
+        failed = execute_here(left, min(arguments.jobs, len(left)), Path(arguments.results_dir) / "logs")
+    show(protocol, others)
+    for run, last_lines in failed:
+        print(f"# FAILED: {run.title}", *(f"#   {line}" for line in last_lines), sep="\n", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def some(named: dict[str, Any], wanted: Sequence[str] | None, kind: str) -> dict[str, Any]:
+    """Those that are wanted, by name; UserError where one is none of them."""
+    if unknown := sorted(set(wanted or ()) - set(named)):
+        raise UserError(f"the protocol has no {kind} {printable(unknown[0])!r}; it has {', '.join(named)}")
+    return {name: value for name, value in named.items() if wanted is None or name in wanted}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the protocol; returns the exit code."""
+    try:
+        with interrupted_by_signals():
+            return run_command(run, sys.argv[1:] if argv is None else list(argv))
+    except StopRequested as stopped:
+        print(f"# stopped by {stopped.signal}; the same command continues", file=sys.stderr)
+        return int(stopped.code or 0)
