@@ -57,6 +57,10 @@ ABLATIONS = {
     "only_lv": ("language and vision", ("--modalities", "lv")),
     "only_av": ("audio and vision", ("--modalities", "av")),
 }
+PRESETS = {  # our choice, near the published 2.15 M and MulT's 1.07 M parameters: 2.19 M and 1.28 M on unaligned MOSEI
+    "published_size": {"embed_dim": 50, "num_heads": 5, "nlevels": 6},
+    "mult_size": {"embed_dim": 40, "num_heads": 8, "nlevels": 5},
+}
 
 
 class PMR(MultimodalModel):
@@ -78,7 +82,7 @@ class PMR(MultimodalModel):
         mask_padding    hide padding from every attention
     """
 
-    options, ablations = OPTIONS, ABLATIONS
+    options, ablations, presets = OPTIONS, ABLATIONS, PRESETS
 
     def __init__(self, *, input_dims: tuple, input_lens: tuple, output_dim: int, embed_dim: int, num_heads: int,
                  layers: int, kernel_sizes: tuple = (1, 1, 1), attn_dropout: float = 0.0, attn_dropout_a: float = 0.0,
@@ -198,6 +202,16 @@ def options_of(name: str) -> dict[str, Option]:
 def ablations_of(name: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """The ablations of a model: {name: (title, flags)}."""
     return getattr(MODELS[find_model(name)], "ablations", {})
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """The settings that a model has in place of those of `paper` and `stock`."""
+    return getattr(MODELS[find_model(name)], "defaults", {})
+
+
+def presets_of(name: str) -> dict[str, dict[str, Any]]:
+    """The presets of a model's own: {name: settings that differ from the data set's default preset}."""
+    return getattr(MODELS[find_model(name)], "presets", {})
 
 
 def varies_by_seed(name: str) -> bool:

@@ -1,7 +1,8 @@
 """How a model declares its own options, and the values that a flag or a search may give them.
 
-A class of the registry (src/models.py) may have two attributes: `options`, a tuple of Option, and `ablations`,
-{name: (title, flags)}. This file imports nothing of the project, so that the file of any model can use it.
+A class of the registry (src/models.py) may have four attributes: `options`, a tuple of Option; `ablations`,
+{name: (title, flags)}; `defaults`, settings in place of those of `paper` and `stock`; `presets`, {name: settings}. This
+file imports nothing of the project, so that the file of any model can use it.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
 A value comes from a flag, else from the preset, else from the stock default. Presets: `paper` is the row of the data
 set in MulT's Table 5, the default for a known data set; `stock` is the original's command-line defaults, the default
-for any other. PMR takes the same rows: that is this project's choice, since its own settings were never published. A
-preset can also be the file of a search for better ones (src/presets.py).
+for any other. PMR takes the same rows, but for defaults of its own: that is this project's choice, since its settings
+were never published. A model's class may name further presets, which change a few settings of the data set's default
+preset. A preset can also be the file of a search for better ones (src/presets.py).
 """
 
 import argparse
@@ -17,7 +18,7 @@ from typing import Any
 from src.data.specs import DatasetSpec, find_spec
 from src.dataset import Dataset
 from src.errors import Parser, UserError, printable
-from src.models import MODELS, arguments_of, check_used, find_model, options_of, owners_of
+from src.models import MODELS, arguments_of, check_used, defaults_of, find_model, options_of, owners_of, presets_of
 from src.options import MOST_LAYERS, Option, check_value, count, positive, probability
 from src.presets import read_preset, search_cost
 from src.tasks.choice import Asked
@@ -56,8 +57,8 @@ class Settings:
                         "ur_funny, mustard, demo, or NAME of NAME_data.pkl")
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
     data_path: str = flag("task", "data", "folder of the data files, or the file itself")
-    preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock; or a FILE "
-                              "of python -m src tune")
+    preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock; one "
+                              "of the model's own (%(presets)s); or a FILE of python -m src tune")
     search: str | None = field(default=None)  # the cost of finding the settings of a preset's file
 
     task: str | None = flag("labels", None, **LABEL_FLAGS["task"])
@@ -177,6 +178,7 @@ def make_parser() -> Parser:
     """The command line of main.py. Only flags that are given appear in what it parses."""
     *others, last = MODELS
     models = f"{', '.join(others)} or {last}"
+    presets = "; ".join(f"{model}: {', '.join(own)}" for model in MODELS if (own := presets_of(model)))
     parser = Parser(
         prog="python main.py", allow_abbrev=False, argument_default=argparse.SUPPRESS,
         description=f"Train and evaluate {models} on unaligned or aligned multimodal sequences.",
@@ -190,7 +192,7 @@ def make_parser() -> Parser:
         for f in members:
             options = {name: value for name, value in f.metadata.items() if name != "group"}
             stock = f" (stock: {f.default})" if "action" not in options and f.default is not None else ""
-            options["help"] = options["help"].replace("%(models)s", models) + stock
+            options["help"] = options["help"].replace("%(models)s", models).replace("%(presets)s", presets) + stock
             group.add_argument(f"--{f.name}", **options)
     group.add_argument("--no_cuda", action="store_true", help="the same as --device cpu")
     group.add_argument("--download", action="store_true", help="first fetch the data file if it is missing")
@@ -258,15 +260,19 @@ def resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
         model = find_model(flags.get("model", Settings.model))
     except ValueError as error:
         raise UserError(f"--model: {error}") from error
-    preset = flags.get("preset") or ("paper" if spec.paper else "stock")
+    usual = "paper" if spec.paper else "stock"
+    preset = flags.get("preset") or usual
+    row = usual if preset in presets_of(model) else preset
     if preset == "paper" and not spec.paper:
         raise UserError(f"--preset paper: MulT's Table 5 has no row for {spec.name!r}; use --preset stock")
     sources: list[tuple[str, Mapping[str, Any]]] = [  # each goes before those above it
         ("stock default", {name: f.default for name, f in SHARED.items()}),
         (f"default of {model}", {name: arguments_of(model)[name] for name in options_of(model)}),
         ("default of the data set", {"preset": preset}),
-        (spec.paper_source, spec.paper if preset == "paper" else {}),
-        (f"preset {preset}", {} if preset in PRESETS else preset_of_file(preset, model)),
+        (spec.paper_source, spec.paper if row == "paper" else {}),
+        (f"default of {model}", defaults_of(model)),
+        (f"preset {preset}", presets_of(model)[preset] if preset in presets_of(model) else
+         {} if preset in PRESETS else preset_of_file(preset, model)),
         ("flag", flags),
     ]
     values = {name: value for _, layer in sources for name, value in layer.items()}
@@ -285,10 +291,11 @@ def resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
 
 def preset_of_file(path: str, model: str) -> dict[str, Any]:
     """{name: value} of a file's settings; UserError, naming the file, where they were not found for the model."""
-    preset = read_preset(path)
-    if preset["model"] != model:
-        raise UserError(f"--preset {path} was found for {printable(preset['model'])}: give that --model, or {model} "
-                        "another preset")
+    owners = [name for name in MODELS if path in presets_of(name)]
+    preset = {} if owners else read_preset(path)
+    if owners or preset["model"] != model:
+        raise UserError(f"--preset {path} is for {', '.join(owners) or printable(preset['model'])}: give that --model, "
+                        f"or {model} another preset")
     if others := set(preset["settings"]) - set(presettable(model)):
         raise UserError(f"{path} is damaged: {printable(others.pop())} is no setting of a preset of {model}")
     read_settings({"model": model, **preset["settings"]}, path)

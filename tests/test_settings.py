@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from src.errors import UserError
+from src.models import MODELS, build_model
+from src.runs.result import parameter_count
 from src.settings import make_parser, parse_flags, resolve
 from src.training.machine import find_data_device
 
@@ -49,6 +51,27 @@ def test_flags_win_and_say_so():
     assert (settings.lr, sources["lr"]) == (0.5, "flag")
     assert (settings.model, settings.options["pool"], sources["pool"]) == ("PMR", "mean", "flag")
     assert (settings.options["message_form"], sources["message_form"]) == ("lowrank", "default of PMR")
+
+
+@pytest.mark.parametrize("preset, least, most", [
+    ("published_size", 2_100_000, 2_250_000), ("mult_size", 1_073_731, 1_549_321),  # MulT's by stock and by paper
+])
+def test_presets_of_pmr_have_the_sizes_that_they_name(preset, least, most):
+    settings, sources = settings_of(f"--dataset mosei --model PMR --preset {preset}")
+    model = build_model("PMR", input_dims=(300, 74, 35), input_lens=(50, 500, 500), output_dim=1,
+                        **settings.model_arguments())
+    assert least < parameter_count(model) < most
+    assert sources["embed_dim"] == f"preset {preset}"
+    assert sources["lr"].startswith("MulT Table 5")  # the rest is as without it
+
+
+def test_a_model_can_have_defaults_of_its_own(monkeypatch):
+    monkeypatch.setattr(MODELS["PMR"], "defaults", {"embed_dim": 20}, raising=False)
+    for preset in ("", "--preset paper", "--preset stock"):
+        settings, sources = settings_of(f"--dataset mosei --model PMR {preset}")
+        assert (settings.embed_dim, sources["embed_dim"]) == (20, "default of PMR")
+    assert settings_of("--dataset mosei --model PMR --embed_dim 8")[0].embed_dim == 8
+    assert settings_of("--dataset mosei --model MulT")[0].embed_dim == 40
 
 
 def test_unknown_data_sets_start_from_stock():
@@ -97,6 +120,7 @@ def test_records_hold_only_what_the_model_has():
     ("--dataset ../mosi", "is not a name"),
     ("--trim_padding", "--trim_padding works only with --mask_padding"),
     ("--mask_padding --sort_batches", "--sort_batches works only with --trim_padding"),
+    ("--model MulT --preset published_size", "--preset published_size is for PMR"),
     ("--dataset mine --preset paper", "MulT's Table 5 has no row for 'mine'"),
 ])
 def test_wrong_flags_are_named(line, words):

@@ -300,12 +300,12 @@ def test_a_grid_takes_a_preset_for_its_model(folder):
         pass
     (run,), _ = grid_plan.plan(["mine"], "unaligned", ["PMR"], [1], ("--preset", "preset.json"))
     assert run.settings.lr == 0.01
-    with pytest.raises(UserError, match="was found for PMR"):
+    with pytest.raises(UserError, match="is for PMR"):
         grid_plan.plan(["mine"], "unaligned", ["PMR", "MulT"], [1], ("--preset", "preset.json"))
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"model": "MulT"}, "--preset preset.json was found for MulT: give that --model"),
+    ({"model": "MulT"}, "--preset preset.json is for MulT: give that --model"),
     ({"format": 2}, "has format 2; this version reads 1"),
     ({"format": None}, "is damaged or no preset"),
     ({"found_by": {}}, "is damaged or no preset"),
