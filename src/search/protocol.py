@@ -13,22 +13,29 @@ rank over the sets is chosen, the earlier one of equals. No number of the test s
     today = []
     "padding hidden" = ["--mask_padding"]
 
-The same command resumes a protocol that was stopped. Flags after -- are main.py's, for where the data lies.
+The loss of each finished run is kept in the .csv beside the file. A run whose loss stands there is not trained again.
+So the same command resumes a protocol that was stopped, on another machine too. Flags after -- are main.py's, for where
+the data lies.
 """
 
 import argparse
+import csv
+import io
 import re
+import shlex
 import statistics
 import sys
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from scipy.stats import rankdata
 
 from src.errors import Parser, UserError, printable, run_command
+from src.files import write_whole
 from src.grid.plan import Run
 from src.grid.pool import execute_here
 from src.options import count
@@ -37,6 +44,22 @@ from src.settings import parse_flags, resolve
 from src.training.stop import StopRequested, interrupted_by_signals
 
 RESERVED = {"model", "dataset", "aligned", "seed", "name", "results_dir"}
+
+
+class Planned(NamedTuple):
+    """A run of a protocol, and the columns of the .csv that identify it."""
+
+    model: str
+    candidate: str
+    of_set: str
+    seed: str
+    flags: str
+
+    def run(self, others: Sequence[str]) -> Run:
+        """The call of main.py."""
+        name = re.sub(r"\W+", "_", self.candidate)
+        flags = ("--model", self.model, "--name", name, *shlex.split(self.flags), "--seed", self.seed, *others)
+        return Run(flags, resolve(parse_flags(flags))[0])
 
 
 @dataclass(frozen=True)
@@ -48,18 +71,19 @@ class Protocol:
     sets: dict[str, list[str]]
     models: dict[str, dict[str, list[str]]]
 
-    def runs(self, model: str, candidate: str, of_set: str, others: Sequence[str]) -> list[Run]:
-        """The runs of a candidate on a set, one a seed."""
-        flags = ("--model", model, "--name", re.sub(r"\W+", "_", candidate), *self.sets[of_set], *self.flags,
-                 *self.models[model][candidate], *others)
-        of_seeds = [(*flags, "--seed", str(seed)) for seed in self.seeds]
-        return [Run(run, resolve(parse_flags(run))[0]) for run in of_seeds]
+    def planned(self) -> list[Planned]:
+        """All runs, in their order."""
+        return [
+            Planned(model, candidate, of_set, str(seed), shlex.join([*of_this_set, *self.flags, *changes]))
+            for model, candidates in self.models.items() for of_set, of_this_set in self.sets.items()
+            for candidate, changes in candidates.items() for seed in self.seeds
+        ]
 
 
-def read_protocol(path: str | Path) -> Protocol:
+def read_protocol(path: Path) -> Protocol:
     """The protocol of a file; UserError where it cannot be read or is none."""
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
         protocol = Protocol(**content)
         groups = [protocol.flags, *protocol.sets.values(),
                   *(flags for candidates in protocol.models.values() for flags in candidates.values())]
@@ -74,26 +98,43 @@ def read_protocol(path: str | Path) -> Protocol:
     return protocol
 
 
-def losses(runs: Sequence[Run]) -> list[float]:
-    """The lowest validation loss of each run that is finished with its settings."""
-    results = [read_result(run.settings.run_path) for run in runs if run.finished]
-    return [result["valid"]["loss"] for result in results if result]
+Losses = dict[Planned, float]
 
 
-def outcome(protocol: Protocol, model: str, others: Sequence[str]) -> tuple[list[list[str]], str | None]:
+def read_losses(path: Path) -> Losses:
+    """The lowest validation loss of each finished run, from a .csv; none where there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {Planned(*row[:-1]): float(row[-1]) for row in [*csv.reader(file)][1:]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, csv.Error, IndexError) as error:
+        raise UserError(f"{printable(path)} is damaged: {printable(error)}; mend or delete it") from error
+
+
+def write_losses(path: Path, losses: Losses) -> None:
+    """Write that .csv."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(
+        [[*Planned._fields, "valid_loss"], *([*planned, loss] for planned, loss in losses.items())]
+    )
+    write_whole(path, text.getvalue().encode())
+
+
+def outcome(protocol: Protocol, model: str, losses: Losses) -> tuple[list[list[str]], str | None]:
     """The rows of a model's table, and the candidate that is chosen, None while runs are missing."""
-    candidates, sets = list(protocol.models[model]), list(protocol.sets)
-    found = {c: {s: losses(protocol.runs(model, c, s, others)) for s in sets} for c in candidates}
-    ranks: dict[str, list[float]] = {c: [] for c in candidates}
-    for s in sets:
-        if all(found[c][s] for c in candidates):
-            ranked = rankdata([statistics.mean(found[c][s]) for c in candidates])
-            for c, rank in zip(candidates, ranked, strict=True):
-                ranks[c].append(float(rank))
-    complete = all(len(found[c][s]) == len(protocol.seeds) for c in candidates for s in sets)
-    chosen = min(candidates, key=lambda c: statistics.mean(ranks[c])) if complete else None
-    rows = [[c, f"`{' '.join(protocol.models[model][c])}`", *(cell(found[c][s], len(protocol.seeds)) for s in sets),
-             f"{statistics.mean(ranks[c]):.2f}" if len(ranks[c]) == len(sets) else ""] for c in candidates]
+    candidates, sets, seeds = protocol.models[model], list(protocol.sets), len(protocol.seeds)
+    found: dict[str, dict[str, list[float]]] = {c: {s: [] for s in sets} for c in candidates}
+    for planned in protocol.planned():
+        if planned.model == model and planned in losses:
+            found[planned.candidate][planned.of_set].append(losses[planned])
+    whole = [s for s in sets if all(len(found[c][s]) == seeds for c in candidates)]
+    ranks = dict(zip(candidates, np.transpose(
+        [rankdata([statistics.mean(found[c][s]) for c in candidates]) for s in whole]
+    ).tolist(), strict=True)) if whole else {c: [] for c in candidates}
+    chosen = min(candidates, key=lambda c: statistics.mean(ranks[c])) if whole == sets else None
+    rows = [[c, f"`{shlex.join(candidates[c])}`", *(cell(found[c][s], seeds) for s in sets),
+             f"{statistics.mean(ranks[c]):.2f}" if whole else ""] for c in candidates]
     return [[f"**{text}**" if row[0] == chosen and i in (0, len(row) - 1) else text for i, text in enumerate(row)]
             for row in rows], chosen
 
@@ -106,13 +147,14 @@ def cell(values: Sequence[float], seeds: int) -> str:
     return f"{statistics.mean(values):.4f}{spread}" + (f" ({len(values)} of {seeds})" if len(values) < seeds else "")
 
 
-def show(protocol: Protocol, others: Sequence[str]) -> None:
+def show(protocol: Protocol, losses: Losses) -> None:
     """Print a table for each model, and its choice."""
     for model in protocol.models:
-        rows, chosen = outcome(protocol, model, others)
+        rows, chosen = outcome(protocol, model, losses)
         head = [model, "flags", *protocol.sets, "mean rank"]
         print("", *(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]), "", sep="\n")
-        print(f"{model}: {chosen} is chosen" if chosen else f"{model}: runs are missing, so nothing is chosen yet")
+        print(f"{model}: {chosen} is chosen" if chosen else
+              f"{model}: runs are missing, so nothing is chosen; ranks are over the sets that are whole")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -130,19 +172,32 @@ def run(argv: Sequence[str]) -> int:
     others = ["--results_dir", arguments.results_dir, *argv[end + 1:]]
     if wrong := sorted(RESERVED & set(parse_flags(argv[end + 1:]))):
         raise UserError(f"--{wrong[0]} cannot stand after --: the protocol decides it")
-    whole = read_protocol(arguments.file)
-    protocol = Protocol(whole.seeds, whole.flags, some(whole.sets, arguments.sets, "set"),
-                        some(whole.models, arguments.models, "model"))
-    runs = [run for model, candidates in protocol.models.items() for candidate in candidates
-            for of_set in protocol.sets for run in protocol.runs(model, candidate, of_set, others)]
+    path = Path(arguments.file)
+    whole, figures = read_protocol(path), path.with_suffix(".csv")
+    protocol = replace(whole, sets=some(whole.sets, arguments.sets, "set"),
+                       models=some(whole.models, arguments.models, "model"))
+    runs = {planned: planned.run(others) for planned in protocol.planned()}
+    losses = collect(figures, runs)
+    left = [] if arguments.show else [run for planned, run in runs.items() if planned not in losses]
     failed = []
-    if left := [] if arguments.show else [run for run in runs if not run.finished]:
+    if left:
         print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
         failed = execute_here(left, min(arguments.jobs, len(left)), Path(arguments.results_dir) / "logs")
-    show(protocol, others)
+        losses = collect(figures, runs)
+    show(protocol, losses)
     for run, last_lines in failed:
         print(f"# FAILED: {run.title}", *(f"#   {line}" for line in last_lines), sep="\n", file=sys.stderr)
     return 1 if failed else 0
+
+
+def collect(figures: Path, runs: Mapping[Planned, Run]) -> Losses:
+    """The losses of a .csv and of finished runs, which are added to it."""
+    before = read_losses(figures)
+    results = {p: read_result(run.settings.run_path) for p, run in runs.items() if p not in before and run.finished}
+    losses = before | {planned: result["valid"]["loss"] for planned, result in results.items() if result}
+    if losses != before:
+        write_losses(figures, losses)
+    return losses
 
 
 def some(named: dict[str, Any], wanted: Sequence[str] | None, kind: str) -> dict[str, Any]:
