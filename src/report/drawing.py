@@ -22,7 +22,6 @@ STYLE = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
     "legend.fontsize": 8, "figure.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False,
     "hatch.linewidth": 0.6, "savefig.dpi": 150, "legend.frameon": False,
-    "text.parse_math": False,  # a "$" in a name is a dollar
 }
 LINE_COLORS = ("#0072B2", "#E69F00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's
 BAR_COLORS = ("#56B4E9", "#F0E442", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#999999")  # black shows on them

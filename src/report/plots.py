@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -39,6 +38,7 @@ from src.report.drawing import (
     draw_messages,
     loss_curves,
 )
+from src.report.escapes import drawn_text
 from src.report.read_runs import Group, collect, read_predictions
 from src.runs.run import load_trained
 from src.runs.run_folder import OutdatedRunError
@@ -153,7 +153,7 @@ def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None =
     if sample is not None and not learned:
         raise UserError("--sample is for the attention of PMR, and no run of it has finished; leave it out")
     lines: list = [f"# left out: {problem}" for problem in problems]
-    with matplotlib.rc_context(STYLE):
+    with drawn_text(**STYLE):
         for group, models in groups.items():
             result = next(iter(models.values()))[0].result
             task, title, stem = task_of_result(result), group.title, group.stem

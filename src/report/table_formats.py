@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from src.eval_metrics import Metric
+from src.report.escapes import csv_cell, drawn_text, latex, markdown
 from src.report.significance import MAIN, p_text
 
 if TYPE_CHECKING:
@@ -55,14 +56,15 @@ def headings(table: "Table") -> list[str]:
     return ["", "seeds", *(["parameters"] if shows_parameters(table) else []), *metric_headings(table)]
 
 
-def text_rows(table: "Table", bold: Callable[[str], str]) -> list[list[str]]:
-    """The rows as text; `bold` decorates the best."""
+def text_rows(table: "Table", bold: Callable[[str], str], escape: Callable[[str], str] = str) -> list[list[str]]:
+    """The rows as text, each escaped; `bold` decorates the best."""
     rows = []
     for row in table.rows:
         cells = []
         for key in table.task.columns.values():
             starred = row.starred and list(table.task.main[1]) == [key]
-            measured, marks, published = cell_parts(table.task.definitions[key], row.cells[key], starred)
+            parts = cell_parts(table.task.definitions[key], row.cells[key], starred)
+            measured, marks, published = map(escape, parts)
             if row.cells[key].best:
                 measured = bold(measured)
             cells.append(f"{measured}{marks} {published}".strip())
@@ -70,7 +72,7 @@ def text_rows(table: "Table", bold: Callable[[str], str]) -> list[list[str]]:
                  f"({row.published_parameters / 1e6:.2f} M)" if row.published_parameters else ""]
         seeds = str(len(row.runs)) if row.runs else f"({row.published_seeds})" if row.published_seeds else ""
         size = [" ".join(filter(None, sizes))] if shows_parameters(table) else []
-        rows.append([row.label, seeds, *size, *cells])
+        rows.append([escape(row.label), seeds, *size, *cells])
     return rows
 
 
@@ -110,29 +112,28 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def to_markdown(table: "Table") -> str:
     """A Markdown document: title, table, differences, notes."""
-    parts = [f"## {table.title}", markdown_table(headings(table), text_rows(table, lambda text: f"**{text}**"))]
+    head = [*map(markdown, headings(table))]
+    parts = [f"## {markdown(table.title)}",
+             markdown_table(head, text_rows(table, lambda text: f"**{text}**", markdown))]
     if differing := difference_rows(table):
-        parts.append(markdown_table(differing[0], differing[1:]))
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in table.notes)]) + "\n"
+        of_names, *rows = [[*map(markdown, row[:1]), *row[1:]] for row in differing]
+        parts.append(markdown_table([*map(markdown, of_names)], rows))
+    return "\n\n".join([*parts, "\n".join(f"- {markdown(note)}" for note in table.notes)]) + "\n"
 
 
 def to_latex(table: "Table") -> str:
     """Booktabs tables, that of the differences below, with their notes."""
-    special = {"±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "‡": r"$\ddagger$",
-               "§": r"\S{}", "%": r"\%", "#": r"\#", "$": r"\$", "_": r"\_", "<": "$<$", "&": r"\&"}
-    of_words = special | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}", "{": r"\{", "}": r"\}"}
-    def escape(text: str, special: dict[str, str] = special) -> str:
-        return "".join(special.get(character, character) for character in text)
     def tabular(rows: list[list[str]]) -> list[str]:
-        head, *body = (" & ".join(map(escape, row)) + r" \\" for row in rows)
+        head, *body = (" & ".join(row) + r" \\" for row in rows)
         return [f"\\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}", r"\toprule", head, r"\midrule", *body,
                 r"\bottomrule", r"\end{tabular}"]
-    differing = difference_rows(table)
+    differing = [[*map(latex, row)] for row in difference_rows(table)]
+    rows = text_rows(table, lambda text: f"\\textbf{{{text}}}", latex)
     return "\n".join([
-        r"\begin{table}", r"\centering", f"\\caption{{{escape(table.title, of_words)}}}",
-        *tabular([headings(table), *text_rows(table, lambda text: f"\\textbf{{{text}}}")]),
+        r"\begin{table}", r"\centering", f"\\caption{{{latex(table.title)}}}",
+        *tabular([[*map(latex, headings(table))], *rows]),
         *([r"\par\medskip", *tabular(differing)] if differing else []),
-        r"\par\footnotesize", escape(" ".join(table.notes), of_words), r"\end{table}", "",
+        r"\par\footnotesize", latex(" ".join(table.notes)), r"\end{table}", "",
     ])
 
 
@@ -142,24 +143,26 @@ def to_csv(table: "Table") -> str:
     difference is the table's reference less the model of the row, p_value_holm that of the main metric.
     """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["table", "row", "metric", "mean", "std", "seeds", "published", "published_recalled",
-                     "published_source", "p_value_holm", "no_better_than_trivial", "best", "published_otherwise",
-                     "difference", "interval_low", "interval_high", "parameters", "published_parameters"])
+    write = csv.writer(out, lineterminator="\n").writerow
+    def write_row(cells: list[Any]) -> None:
+        write(map(csv_cell, cells))
+    write_row(["table", "row", "metric", "mean", "std", "seeds", "published", "published_recalled",
+               "published_source", "p_value_holm", "no_better_than_trivial", "best", "published_otherwise",
+               "difference", "interval_low", "interval_high", "parameters", "published_parameters"])
     for row in table.rows:
         sizes = [row.runs[0]["parameters"] if row.runs else None, row.published_parameters]
         for title, key in table.task.columns.items():
             cell = row.cells[key]
             p_value = row.p_value if list(table.task.main[1]) == [key] else None
-            writer.writerow([table.name, row.label, title, cell.mean, cell.spread, len(row.runs), cell.published,
-                             cell.recalled if cell.published is not None else None, row.source, p_value,
-                             cell.trivial, cell.best, cell.conflict, *difference_fields(row, key), *sizes])
+            write_row([table.name, row.label, title, cell.mean, cell.spread, len(row.runs), cell.published,
+                       cell.recalled if cell.published is not None else None, row.source, p_value,
+                       cell.trivial, cell.best, cell.conflict, *difference_fields(row, key), *sizes])
         if row.less and len(table.task.main[1]) > 1:
-            writer.writerow([table.name, row.label, table.task.main[0], None, None, len(row.runs), None, None, None,
-                             row.p_value, None, None, None, *difference_fields(row, MAIN), None, None])
+            write_row([table.name, row.label, table.task.main[0], None, None, len(row.runs), None, None, None,
+                       row.p_value, None, None, None, *difference_fields(row, MAIN), None, None])
         for name, values in unlisted_metrics(table, row.runs).items():
             mean = None if None in values else sum(values) / len(values)
-            writer.writerow([table.name, row.label, name, mean, None, len(row.runs)] + [None] * 12)
+            write_row([table.name, row.label, name, mean, None, len(row.runs)] + [None] * 12)
     return out.getvalue()
 
 
@@ -196,8 +199,7 @@ def write_picture(table: "Table", path: Path) -> None:
     draw_rows(axes, rows, best, (of_notes + of_differences + gap) / height, of_rows / height)
     if differing:
         draw_rows(axes, differing, set(), of_notes / height, of_differences / height)
-    axes.text(0, 0, "\n".join(table.notes), fontsize=7, va="bottom", linespacing=1.5, transform=axes.transAxes,
-              parse_math=False)
+    axes.text(0, 0, "\n".join(table.notes), fontsize=7, va="bottom", linespacing=1.5, transform=axes.transAxes)
     axes.set_title(table.title, fontsize=10, loc="left")
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
@@ -233,4 +235,5 @@ def write_table(table: "Table", folder: Path) -> None:
     renderings: dict[str, Callable[[Table], str]] = {".md": to_markdown, ".csv": to_csv, ".tex": to_latex}
     for suffix, render in renderings.items():
         write(suffix, partial(Path.write_text, data=render(table), encoding="utf-8"))
-    write(".png", lambda path: write_picture(table, path))
+    with drawn_text():
+        write(".png", lambda path: write_picture(table, path))

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from tqdm import tqdm
 
 from src.files import alone_in
 from src.presets import search_cost, write_preset
 from src.report.drawing import STYLE, draw_history, draw_importance
+from src.report.escapes import drawn_text
 from src.report.plots import save
 from src.runs.log import TrainingLog
 from src.runs.run import begin, fit_into, prepare
@@ -135,7 +135,7 @@ class Search:
     def draw(self, preset: dict[str, Any]) -> list[Path]:
         """Draw the history and the importance of the settings, beside the preset; returns the paths."""
         title, paths = f"{self.settings.model}: {search_cost(preset)}", []
-        with alone_in(self.folder), matplotlib.rc_context(STYLE):
+        with alone_in(self.folder), drawn_text(**STYLE):
             paths.append(save(draw_history(title, preset["found_by"]["values"]), self.folder, "history"))
             if importance := self.study.importance():
                 paths.append(save(draw_importance(title, importance), self.folder, "importance"))

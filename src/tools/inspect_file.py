@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
 from src.data.asked import compare
@@ -22,6 +21,7 @@ from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
 from src.options import count
 from src.report.drawing import STYLE, draw_streams
+from src.report.escapes import drawn_text
 from src.tasks import Task
 from src.tasks.choice import ANYTHING, Asked, Choice, choose
 from src.tasks.flags import add_label_flags, asked_by
@@ -209,7 +209,7 @@ def draw(found: Found, split: str, sample: int, out: Path) -> None:
             stream = raw.features[key][sample:sample + 1].astype(np.float32)
         streams[key] = (to_front(stream, raw.lengths[key][[sample]]) if key in raw.lengths else stream)[0]
     label = " ".join(f"{number:g}" for number in raw.labels[sample].flat)
-    with matplotlib.rc_context(STYLE):
+    with drawn_text(**STYLE):
         figure = draw_streams(f"{found.path.name}, {split} sample {sample}\n{raw.ids[sample]}, label {label}", streams)
     try:
         figure.savefig(out)

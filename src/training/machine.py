@@ -133,11 +133,15 @@ def environment(device: torch.device) -> dict[str, str | int]:
 
 
 def git_commit() -> str:
-    """The commit of this code, with '+changes' where the work tree differs; 'unknown' outside a checkout."""
+    """The commit of this code, with '+changes' where the work tree differs; 'unknown' outside a checkout, also where
+    the checkout of something else encloses this code.
+    """
     root = Path(__file__).resolve().parents[2]
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
     try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return "unknown"
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -11,6 +11,7 @@ from matplotlib.image import imread
 
 import main as trainer
 from src.report import drawing, plots
+from src.report.escapes import drawn_text
 from src.report.plots import find_runs, main
 from src.runs.run import load_trained
 from tests.data_files import give_data, make_splits, write_dataset
@@ -283,7 +284,7 @@ def test_data_that_has_moved_is_found_by_data_path(folder, trained, unsaved):
 
 
 def test_a_dollar_in_a_sample_is_no_formula(folder):
-    with plots.matplotlib.rc_context(plots.STYLE):
+    with drawn_text(**drawing.STYLE):
         figure = drawing.draw_attention(r"title", r"$\broken$", {"l": np.ones((2, 3))}, {"l": (0, 3)})
         assert plots.save(figure, folder, "dollar").is_file()
 

@@ -1,0 +1,27 @@
+"""The commit that a run records is that of this code, never of a checkout around it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from src.training.machine import git_commit
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_repository_around_the_code_is_not_its_own(tmp_path):
+    shutil.copytree(ROOT / "src", tmp_path / "inner/src")
+    shutil.copytree(ROOT / "modules", tmp_path / "inner/modules")
+    shutil.copytree(ROOT / "baselines", tmp_path / "inner/baselines")
+    for command in ("init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m a"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    code = "from src.training.machine import git_commit; print(git_commit())"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "inner", capture_output=True, text=True,
+                           check=True)
+    assert found.stdout.strip() == "unknown"
+
+
+def test_a_checkout_names_its_commit():
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert git_commit().removesuffix("+changes") == head.stdout.strip()
