@@ -16,7 +16,7 @@ from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.record import Decisions, Record
 from modules.sequence import Sequence
 from modules.transformer import TransformerEncoder
-from src.options import MOST_LAYERS, OUR_CHOICE, Choices, Option, count
+from src.options import CAUSAL_MASK, MOST_LAYERS, OUR_CHOICE, Choices, Option, count
 
 MIN_MEMORY_LAYERS = 3
 
@@ -37,10 +37,7 @@ class MulT(MultimodalModel):
 
     source_feed_forward = False
     options = (
-        Option("attn_mask", switches={
-            "--no_attn_mask --attn_mask": (False, "switch the causal mask OFF, as the original's --attn_mask does; "
-                                                  "without this flag it is on"),
-        }),
+        CAUSAL_MASK,
         Option("only", switches={
             f"--{target[0]}only": (f"{target[0]}only", f"keep the crossmodal fusion into {target} alone")
             for target in ("language", "audio", "vision")
@@ -96,4 +93,4 @@ class MulT(MultimodalModel):
             self.get_submodule(name)(Z[target], Z[source], record=record.of(name)) for source, name in names.items()
         ], dim=-1)  # (B, T_t, 2d)
         sequence, name = Z[target]._replace(x=fused, padding=fused[..., 0] == 0), f"trans_{target}_mem"
-        return self.get_submodule(name)(sequence, at=sequence.ends, record=record.of(name)).squeeze(1)
+        return self.get_submodule(name)(sequence, last_of=[0], record=record.of(name)).squeeze(1)

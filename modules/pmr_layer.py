@@ -3,9 +3,12 @@
     Z_m <- MRU_{C->m}(Z_C, Z_m)              each modality is reinforced by the message hub
     Z_C <- MUM(Z_L, Z_V, Z_A, Z_C)           the hub is renewed from the modalities just reinforced
 
-The paper's code and settings were never released. Choices of this project, not of the paper: residuals around the
-two branches of an MRU (`residual=False` is the literal form), one layer norm for source and target as in MulT, and
-the low-rank form of the message weights W_m, whose literal size grows with the square of T_C d.
+The hub is Z_C = [Z_L, Z_V, Z_A], three segments in time. With the causal mask, step t of segment p of a target sees
+step s of segment q of a source where s <= t + |T_p - T_q|. That is MulT's mask, whose sequences are one segment each.
+
+The paper's code and settings were never released. Choices of this project, not of the paper: the mask by segments;
+residuals around the two branches of an MRU (`residual=False` is the literal form); one layer norm for source and target
+as in MulT; and the low-rank form of the message weights W_m, whose literal size grows with the square of T_C d.
 """
 
 from collections.abc import Mapping
@@ -40,12 +43,15 @@ class DynamicFilter(nn.Module):
 
 
 class ModalityReinforcementUnit(nn.Module):
-    """MRU_{s->t}: the target attends to the source and to itself, filtered, then feed-forward."""
+    """MRU_{s->t}: the target attends to the source and to itself, filtered, then feed-forward. `attn_mask` switches
+    the causal mask on.
+    """
 
     def __init__(self, embed_dim: int, num_heads: int, attn_dropout: float = 0.0, relu_dropout: float = 0.0,
-                 res_dropout: float = 0.0, dynamic_filter: bool = True, residual: bool = True) -> None:
+                 res_dropout: float = 0.0, dynamic_filter: bool = True, residual: bool = True,
+                 attn_mask: bool = False) -> None:
         super().__init__()
-        self.residual = residual
+        self.residual, self.attn_mask = residual, attn_mask
         self.layer_norm = LayerNorm(embed_dim)
         self.cross_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
         self.self_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
@@ -56,8 +62,9 @@ class ModalityReinforcementUnit(nn.Module):
     def forward(self, source: Sequence, target: Sequence, record: Record = OFF) -> Sequence:
         """The target, reinforced: features (B, T_t, d)."""
         Z_s, Z_t = self.layer_norm(source.x), self.layer_norm(target.x)
-        cross_branch = self.cross_attn(Z_t, Z_s, Z_s, mask(target, source), record)  # CA(Z_t, Z_s): (B, T_t, d)
-        self_branch = self.self_attn(Z_t, Z_t, Z_t, mask(target, target))  # SA(Z_t): (B, T_t, d)
+        cross_mask, self_mask = mask(target, source, self.attn_mask), mask(target, target, self.attn_mask)
+        cross_branch = self.cross_attn(Z_t, Z_s, Z_s, cross_mask, record)  # CA(Z_t, Z_s): (B, T_t, d)
+        self_branch = self.self_attn(Z_t, Z_t, Z_t, self_mask)  # SA(Z_t): (B, T_t, d)
         mixed = self.filter(self_branch, cross_branch, record.of("filter"))  # (B, T_t, d)
         mixed = self.res_dropout.added_to(target.x, mixed) if self.residual else self.res_dropout(mixed)
         return target.on(self.ffn(mixed))

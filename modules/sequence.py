@@ -56,12 +56,12 @@ class Sequence(NamedTuple):
         """The same steps with other features, (B, T, d)."""
         return self._replace(x=x)
 
-    def at(self, places: list[int]) -> Sequence:
-        """The steps at some places in T, as the targets of an attention."""
-        if places == [self.x.size(1) - 1]:
-            return Sequence(self.x[:, -1:], self.steps[-1:], segments=self.segments)
-        x, steps = (torch.cat([t.narrow(dim, p, 1) for p in places], dim) for t, dim in ((self.x, 1), (self.steps, 0)))
-        return Sequence(x, steps, segments=self.segments)
+    def last_steps(self, of: Iterable[int]) -> Sequence:
+        """The last steps of some segments, given by their number, as the targets of an attention."""
+        ends = [(p, self.ends[p]) for p in of]
+        x = torch.cat([self.x.narrow(1, end, 1) for _, end in ends], dim=1)
+        steps = torch.cat([self.steps.narrow(0, end, 1) for _, end in ends])
+        return Sequence(x, steps, segments=tuple(Segment(self.segments[p].length, 1) for p, _ in ends))
 
     def kept(self, values: Tensor, dim: int) -> Tensor:
         """Of values for every uncut step, those for the steps that are here."""
@@ -102,19 +102,43 @@ def _join_masks(masks: list[Tensor | None]) -> Tensor | None:
     return torch.cat(there, dim=1) if len(there) == len(masks) else None
 
 
-class Mask:
-    """Which source steps a target step sees: the first `until`, without those that are `hidden`.
+@functools.lru_cache(maxsize=256)
+def causal_counts(target: tuple[Segment, ...], source: tuple[Segment, ...],
+                  device: torch.device | None = None) -> Tensor:
+    """How many steps of each source segment a target step sees, of those that are here: (T_t, S) int32.
 
-    hidden: (B, T_s) bool or None. until: (T_t,) int32 or None.
+    Step t of target segment p sees step s of source segment q where s <= t + |T_p - T_q|, in uncut steps of a segment.
+    """
+    return torch.cat([torch.stack([
+        torch.arange(T_p - kept_p, T_p, dtype=torch.int32, device=device)
+        .add(abs(T_p - T_q) + 1 - (T_q - kept_q)).clamp(0, kept_q)
+        for T_q, kept_q in source
+    ], dim=1) for T_p, kept_p in target])
+
+
+@functools.lru_cache(maxsize=64)
+def causal_steps(target: tuple[Segment, ...], source: tuple[Segment, ...],
+                 device: torch.device | None = None) -> Tensor:
+    """Which source steps a target step sees by `causal_counts`: (T_t, T_s) bool."""
+    counts = causal_counts(target, source, device).split(1, dim=1)
+    return torch.cat([torch.arange(q.kept, device=device) < count for q, count in zip(source, counts, strict=True)], 1)
+
+
+class Mask:
+    """Which source steps a target step sees: of each segment the first `counts`, without those that are `hidden`.
+
+    hidden: (B, T_s) bool or None. counts: (T_t, S) int32 for the S segments of the source, or None: all.
     """
 
     def __init__(self, target: Sequence, source: Sequence, causal: bool) -> None:
-        self.hidden, self.until, self.source_len = source.hidden, None, source.x.size(1)
-        if causal:
-            last = target.steps + abs(target.length - source.length)  # (T_t,)
-            self.until = torch.searchsorted(source.steps, last, right=True, out_int32=True)
+        self.hidden, self.causal, self.target, self.source = source.hidden, causal, target.segments, source.segments
+        self.device = source.steps.device
         self.may_hide_all = source.hidden is not None or source.is_cut
         self._dense: tuple[Tensor, Tensor | None] | None = None
+
+    @property
+    def counts(self) -> Tensor | None:
+        return causal_counts(self.target, self.source, self.device) if self.causal else None
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
         """Two bool tensors, made once: seen (B or 1, 1, T_t or 1, T_s), and blind (B or 1, 1, T_t or 1, 1).
@@ -124,9 +148,8 @@ class Mask:
         """
         if self._dense is None:
             parts = [] if self.hidden is None else [~self.hidden[:, None, None]]  # (B, 1, 1, T_s)
-            if self.until is not None:
-                steps = torch.arange(self.source_len, device=self.until.device)
-                parts.append((steps < self.until[:, None])[None, None])  # (1, 1, T_t, T_s)
+            if self.causal:
+                parts.append(causal_steps(self.target, self.source, self.device)[None, None])  # (1, 1, T_t, T_s)
             seen = functools.reduce(torch.logical_and, parts)
             blind = ~seen.any(dim=-1, keepdim=True) if self.may_hide_all else None
             self._dense = seen if blind is None else seen | blind, blind
@@ -136,7 +159,7 @@ class Mask:
 def mask(target: Sequence, source: Sequence, causal: bool = False) -> Mask | None:
     """The mask of attention from target to source; None where everything is seen.
 
-    `causal` hides the source steps more than |T_t - T_s| after the target step, of uncut lengths: MulT's mask, causal
-    only where the lengths agree.
+    `causal` is MulT's mask for each pair of a target segment and a source segment: it hides the source steps more than
+    |T_p - T_q| after the target step. It is causal only where the lengths agree.
     """
     return Mask(target, source, causal) if causal or source.hidden is not None else None

@@ -64,11 +64,11 @@ class TransformerEncoder(nn.Module):
         )
         self.layer_norm = LayerNorm(embed_dim)
 
-    def forward(self, target: Sequence, source: Sequence | None = None, at: list[int] | None = None,
+    def forward(self, target: Sequence, source: Sequence | None = None, last_of: list[int] | None = None,
                 record: Record = OFF) -> Tensor:
         """Encode a target that attends to a source, or to itself where there is none -> (B, T_t, d).
 
-        `at` are the places in T_t that are wanted of the result, all by default: the last layer computes no others.
+        `last_of` are the segments whose last step is wanted, (B, segments, d): the last layer computes no other steps.
         """
         x = self.embed(target)
         if source is not None:
@@ -76,8 +76,8 @@ class TransformerEncoder(nn.Module):
         seen = mask(target, source or target, self.attn_mask)
         for i, (layer, source_layer) in enumerate(zip(self.layers, self.source_layers, strict=True)):
             key, value = (x, x) if source is None else (source_layer(key), source_layer(value))
-            if at is not None and i == len(self.layers) - 1:
-                wanted = target.on(x).at(at)
+            if last_of is not None and i == len(self.layers) - 1:
+                wanted = target.on(x).last_steps(last_of)
                 x, seen = wanted.x, mask(wanted, source or target, self.attn_mask)
             x = layer(x, key, value, seen, record.of(f"layers.{i}"))
         return self.layer_norm(x)

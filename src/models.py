@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError
-from src.options import MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
+from src.options import CAUSAL_MASK, MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
 
 from baselines.mult import MulT
 from baselines.mult_ffl import MulTFFL
+from modules.layers import LayerNorm
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.pmr_layer import (
     FullMessageWeights,
@@ -34,6 +35,7 @@ POOLS = ("last", "mean")
 MESSAGE_UPDATES = ("attention", "mean", "none")
 MESSAGE_FORMS = ("lowrank", "full")
 OPTIONS = (  # none of PMR's hyper-parameters are public, so every range is our choice
+    CAUSAL_MASK,
     Option("modalities", "modalities that take part, e.g. la or v"),
     Option("message_update", "how the hub is renewed: attention, mean or none"),
     Option("dynamic_filter", switches={"--no_dynamic_filter": (False, "fix the gate G at 1/2")}),
@@ -44,6 +46,9 @@ OPTIONS = (  # none of PMR's hyper-parameters are public, so every range is our 
     Option("message_dim", "width k of the message score", count(1), search=Choices((4, 8, 16, 32), OUR_CHOICE)),
     Option("message_rank", "rank r of lowrank message weights", count(1), search=Choices((1, 2, 4), OUR_CHOICE)),
     Option("readout_layers", "layers of the last encoder", count(1, MOST_LAYERS), search=Range(1, 3, OUR_CHOICE)),
+    Option("readout_norm", search=Choices((False, True), OUR_CHOICE), switches={
+        "--readout_norm": (True, "a layer norm before the last encoder"),
+    }),
     Option("pool", "what is read of each segment: last (step) or mean", search=Choices(POOLS, OUR_CHOICE)),
 )
 ABLATIONS = {
@@ -72,12 +77,13 @@ class PMR(MultimodalModel):
     default is our choice.
 
     Options of its own:
+        attn_mask       MulT's causal mask between each two segments (modules/sequence.py), in units and read-out
         modalities      which of "l", "a", "v" take part, e.g. "la" (an ablation)
         message_update  "attention", "mean" or "none": the hub is averaged, or never renewed (ablations)
         dynamic_filter  False fixes the gate G at 1/2 (an ablation)
         residual        False is the literal form of the paper's MRU
         message_form    "lowrank" or "full" message weights W_m, of width `message_dim` (k) and `message_rank` (r)
-        readout_layers  layers of the last encoder
+        readout_layers  layers of the last encoder, which has a layer norm before it with `readout_norm`
         pool            read the "last" step of each segment, or the "mean" of its real steps
         mask_padding    hide padding from every attention
     """
@@ -88,9 +94,10 @@ class PMR(MultimodalModel):
                  layers: int, kernel_sizes: tuple = (1, 1, 1), attn_dropout: float = 0.0, attn_dropout_a: float = 0.0,
                  attn_dropout_v: float = 0.0, relu_dropout: float = 0.0, embed_dropout: float = 0.0,
                  res_dropout: float = 0.0, out_dropout: float = 0.0, mask_padding: bool = False,
-                 modalities: str = "lav", message_update: str = "attention", dynamic_filter: bool = True,
-                 residual: bool = True, message_form: str = "lowrank", message_dim: int = 8, message_rank: int = 2,
-                 readout_layers: int = 1, pool: str = "last") -> None:
+                 attn_mask: bool = True, modalities: str = "lav", message_update: str = "attention",
+                 dynamic_filter: bool = True, residual: bool = True, message_form: str = "lowrank",
+                 message_dim: int = 8, message_rank: int = 2, readout_layers: int = 1, readout_norm: bool = False,
+                 pool: str = "last") -> None:
         chosen = tuple(m for m in MODALITIES if m in modalities)
         if sorted(modalities) != sorted(chosen) or not chosen:
             raise ValueError(f"modalities is {modalities!r}; it takes some of the letters l, a and v, once each")
@@ -110,7 +117,7 @@ class PMR(MultimodalModel):
         source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
         block = {"relu_dropout": relu_dropout, "res_dropout": res_dropout}
         unit = partial(ModalityReinforcementUnit, embed_dim, num_heads, dynamic_filter=dynamic_filter,
-                       residual=residual, **block)
+                       residual=residual, attn_mask=attn_mask, **block)
         hub_weights = partial(FullMessageWeights if message_form == "full" else
                               partial(LowRankMessageWeights, rank=message_rank),
                               sum(self.lengths.values()), embed_dim, message_dim)
@@ -126,9 +133,9 @@ class PMR(MultimodalModel):
                                None if message_update == "none" else update())
             for _ in range(layers)
         )
-        self.readout = TransformerEncoder(
-            embed_dim, num_heads, readout_layers, attn_dropout, relu_dropout, res_dropout, embed_dropout
-        )
+        self.readout_norm = LayerNorm(embed_dim) if readout_norm else nn.Identity()
+        self.readout = TransformerEncoder(embed_dim, num_heads, readout_layers, attn_dropout, relu_dropout,
+                                          res_dropout, embed_dropout, attn_mask)
 
     def forward(self, text: Sequence | Tensor, audio: Sequence | Tensor, vision: Sequence | Tensor,
                 decisions: Decisions | None = None) -> tuple[Tensor, Tensor]:
@@ -151,13 +158,12 @@ class PMR(MultimodalModel):
     def _read_segments(self, Z: dict[str, Sequence], Z_C: Sequence, record: Record) -> Tensor:
         """Encode [Z_C, Z_L, Z_V, Z_A] and read the modalities' segments -> (B, d per modality)."""
         whole = join([Z_C, *(Z[m] for m in self.hub_order)])._replace(padding=None)  # (B, 2 T_C, d)
-        ends = dict(zip(self.hub_order, whole.ends[len(self.hub_order):], strict=True))
+        whole = whole.on(self.readout_norm(whole.x))
+        places = {m: p for p, m in enumerate(self.hub_order, len(self.hub_order))}  # of the segments of Z
         if self.pool == "last":
-            return self.readout(whole, at=[ends[m] for m in self.modalities], record=record).flatten(1)
-        encoded = self.readout(whole, record=record)
-        return torch.cat([
-            mean_of_real_steps(z.on(encoded[:, ends[m] + 1 - z.x.size(1):ends[m] + 1])) for m, z in Z.items()
-        ], dim=-1)
+            return self.readout(whole, last_of=[places[m] for m in self.modalities], record=record).flatten(1)
+        segments = self.readout(whole, record=record).split([segment.kept for segment in whole.segments], dim=1)
+        return torch.cat([mean_of_real_steps(z.on(segments[places[m]])) for m, z in Z.items()], dim=-1)
 
 
 def check_choice(option: str, value: str, choices: tuple) -> None:

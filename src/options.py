@@ -99,6 +99,16 @@ class Option:
     switches: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     search: Choices | Range | None = None  # None: a search leaves the option as it is
 
+    @property
+    def all_switches(self) -> dict[str, tuple[Any, str]]:
+        """`switches`, and the opposite of one that sets True or False."""
+        values = [value for value, _ in self.switches.values()]
+        opposites = {True: (f"--no_{self.name}", False), False: (f"--{self.name}", True)}
+        if len(values) != 1 or values[0] not in opposites:
+            return dict(self.switches)
+        flag, value = opposites[values[0]]
+        return {**self.switches, flag: (value, f"the opposite of {next(iter(self.switches))}")}
+
     def check(self, value: Any, default: Any) -> None:
         """ValueError unless the option can have a value."""
         if self.switches:
@@ -106,6 +116,13 @@ class Option:
             check_value(self.name, value, bool if isinstance(default, bool) else object, choices=[default, *constants])
         else:
             check_value(self.name, value, type(default), self.type)
+
+
+CAUSAL_MASK = Option("attn_mask", switches={
+    "--causal_mask": (True, "hide later steps from attention where lengths agree (the default)"),
+    "--no_causal_mask --no_attn_mask --attn_mask": (
+        False, "do not; --attn_mask switches the mask OFF, as in the original"),
+})
 
 
 def check_value(name: str, value: Any, kind: Any, convert: Callable[[str], Any] = str,

@@ -193,7 +193,13 @@ def make_parser() -> Parser:
             options = {name: value for name, value in f.metadata.items() if name != "group"}
             stock = f" (stock: {f.default})" if "action" not in options and f.default is not None else ""
             options["help"] = options["help"].replace("%(models)s", models).replace("%(presets)s", presets) + stock
-            group.add_argument(f"--{f.name}", **options)
+            if "action" in options:
+                options["help"] += f" (--no_{f.name}: the opposite)"
+                pair = group.add_mutually_exclusive_group()
+                pair.add_argument(f"--no_{f.name}", dest=f.name, action="store_false", help=argparse.SUPPRESS)
+                pair.add_argument(f"--{f.name}", **options)
+            else:
+                group.add_argument(f"--{f.name}", **options)
     group.add_argument("--no_cuda", action="store_true", help="the same as --device cpu")
     group.add_argument("--download", action="store_true", help="first fetch the data file if it is missing")
     group.add_argument("--resume", action="store_true",
@@ -218,7 +224,8 @@ def add_model_options(parser: Parser) -> None:
     for title, members in groupby(declared_options().items(), lambda item: ", ".join(item[1])):
         group = parser.add_argument_group(title)
         for name, by_model in members:
-            switches = {names: switch for option in by_model.values() for names, switch in option.switches.items()}
+            switches = {names: switch for option in by_model.values()
+                        for names, switch in option.all_switches.items()}
             exclusive = group.add_mutually_exclusive_group() if switches else group
             for names, (value, text) in switches.items():
                 exclusive.add_argument(*names.split(), dest=name, action="store_const", const=value, help=text)

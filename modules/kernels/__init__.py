@@ -52,8 +52,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None, dropout
     A target step that sees nothing gets 0, and gives gradients of 0.
     """
     if usable(q) and q.size(-1) <= WIDEST_HEAD:
-        hidden, until = (None, None) if mask is None else (mask.hidden, mask.until)
-        return cpu.AttentionFunction.apply(q, k, v, hidden, until, dropout)
+        hidden, counts = (None, None) if mask is None else (mask.hidden, mask.counts)
+        lengths = [k.size(1)] if mask is None or counts is None else [segment.kept for segment in mask.source]
+        return cpu.AttentionFunction.apply(q, k, v, hidden, counts, lengths, dropout)
     seen, blind = (None, None) if mask is None else mask.dense()
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, T, c)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)

@@ -4,6 +4,7 @@ Dropout decisions are hashes of their place and of a seed that is drawn from tor
 computes those of the forward pass again, so nothing of their size is stored. The rate is met to within 2^-33.
 """
 
+import ctypes
 from typing import Any
 
 import torch
@@ -27,14 +28,17 @@ def decisions(p: float) -> tuple[int, float]:
     return threshold, DECISIONS / (DECISIONS - threshold)
 
 
-def call_attention(dropout: float, seed: int, **tensors: Tensor | None) -> None:
-    """The forward pass, or the backward pass where there is a grad_out; fills the tensors that it computes."""
+def call_attention(dropout: float, seed: int, lengths: list[int], **tensors: Tensor | None) -> None:
+    """The forward pass, or the backward pass where there is a grad_out; fills the tensors that it computes. `lengths`
+    are the steps of the source's segments.
+    """
     threshold, keep_scale = decisions(dropout)
     given = {name: x for name, x in tensors.items() if x is not None}
     S, T_t, h, c = given["q"].shape
     strided = ("q", "k", "v", "grad_q", "grad_k", "grad_v")
     arguments = Attention(
-        samples=S, heads=h, width=c, T_t=T_t, T_s=given["k"].size(1), scale=c**-0.5, threshold=threshold,
+        samples=S, heads=h, width=c, T_t=T_t, T_s=given["k"].size(1), segments=len(lengths),
+        lengths=(ctypes.c_int64 * len(lengths))(*lengths), scale=c**-0.5, threshold=threshold,
         keep_scale=keep_scale, seed=seed, **{name: x.data_ptr() for name, x in given.items()},
         **{f"of_{name}": Strides(*given[name].stride()[:3]) for name in strided if name in given},
     )
@@ -42,27 +46,31 @@ def call_attention(dropout: float, seed: int, **tensors: Tensor | None) -> None:
 
 
 class AttentionFunction(torch.autograd.Function):
-    """q (S, T_t, h, c), k and v (S, T_s, h, c), hidden (S, T_s), until (T_t,) -> (S, T_t, h, c)"""
+    """q (S, T_t, h, c), k and v (S, T_s, h, c), hidden (S, T_s), counts (T_t, segments) -> (S, T_t, h, c)
+
+    `lengths` are the steps of the source's segments, of each of which a target step sees the first `counts`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, until: Tensor | None,
-                dropout: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, counts: Tensor | None,
+                lengths: list[int], dropout: float) -> Tensor:
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         hidden = None if hidden is None else hidden.contiguous()
         out, log_sum = torch.empty(q.shape), torch.empty(len(q), q.size(2), q.size(1))
-        ctx.dropout, ctx.seed = dropout, draw_seed() if dropout else 0
-        ctx.save_for_backward(q, k, v, hidden, until, out, log_sum)
-        call_attention(dropout, ctx.seed, q=q, k=k, v=v, hidden=hidden, until=until, out=out, log_sum=log_sum)
+        ctx.lengths, ctx.dropout, ctx.seed = lengths, dropout, draw_seed() if dropout else 0
+        ctx.save_for_backward(q, k, v, hidden, counts, out, log_sum)
+        call_attention(dropout, ctx.seed, lengths, q=q, k=k, v=v, hidden=hidden, counts=counts, out=out,
+                       log_sum=log_sum)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple:
-        q, k, v, hidden, until, out, log_sum = ctx.saved_tensors
+        q, k, v, hidden, counts, out, log_sum = ctx.saved_tensors
         grad_q, grad_k, grad_v = (torch.empty(x.shape) for x in (q, k, v))
-        call_attention(ctx.dropout, ctx.seed, q=q, k=k, v=v, hidden=hidden, until=until, out=out, log_sum=log_sum,
-                       grad_out=grad_out.contiguous(), grad_q=grad_q, grad_k=grad_k, grad_v=grad_v)
-        return grad_q, grad_k, grad_v, None, None, None
+        call_attention(ctx.dropout, ctx.seed, ctx.lengths, q=q, k=k, v=v, hidden=hidden, counts=counts, out=out,
+                       log_sum=log_sum, grad_out=grad_out.contiguous(), grad_q=grad_q, grad_k=grad_k, grad_v=grad_v)
+        return grad_q, grad_k, grad_v, None, None, None, None
 
 
 def call_layer_norm(eps: float, x: Tensor, **tensors: Tensor) -> None:

@@ -89,11 +89,12 @@ extern "C" {
 struct Strides { int64_t sample, step, head; };
 
 struct Attention {
-    int64_t samples, heads, width, T_t, T_s;
+    int64_t samples, heads, width, T_t, T_s, segments;
+    const int64_t *lengths;  // (segments): steps of each segment of the source
     const float *q, *k, *v;
     Strides of_q, of_k, of_v;
     const uint8_t *hidden;  // (S, T_s) or null: not 0 where no target step sees a source step
-    const int32_t *until;  // (T_t) or null: a target step sees only the source steps before this one
+    const int32_t *counts;  // (T_t, segments) or null: a target step sees only so many first steps of each segment
     float scale;
     uint32_t threshold;
     float keep_scale;
@@ -111,34 +112,48 @@ namespace {
 
 constexpr int64_t WIDEST = 64;  // features a head
 
+// A segment of the source, loaded into blocks of its own.
+struct Segment {
+    int64_t length, first_step, first_block;
+    int64_t first_visible;  // of its steps, in this sample
+};
+
 template <int WIDTH>
 class Head {
   public:
-    explicit Head(const Attention &a)
-        : a(a), c(WIDTH ? WIDTH : a.width), blocks((a.T_s + LANES - 1) / LANES), k(c * blocks), v(c * blocks),
-          weights(blocks), visible(blocks * LANES), grad_k(a.grad_out ? c * blocks : 0), grad_v(grad_k.size()) {}
+    explicit Head(const Attention &a) : a(a), c(WIDTH ? WIDTH : a.width) {
+        int64_t steps = 0, blocks = 0;
+        for (int64_t n = 0; n < a.segments; ++n) {
+            segments.push_back({a.lengths[n], steps, blocks, 0});
+            steps += a.lengths[n];
+            blocks += (a.lengths[n] + LANES - 1) / LANES;
+        }
+        k.resize(c * blocks), v.resize(c * blocks), weights.resize(blocks), visible.resize(blocks * LANES);
+        if (a.grad_out) grad_k.resize(c * blocks), grad_v.resize(c * blocks);
+    }
 
     void forward(int64_t sample, int64_t head) {
         load(sample, head);
         for (int64_t i = 0; i < a.T_t; ++i) {
             const float *q = a.q + at(a.of_q, sample, i, head);
-            const Seen row = seen_by(i);
             vec highest = vec{} - INFINITY;
-            for (int64_t b = row.first_block(); b < row.last_block(); ++b) {
-                const vec score = score_of(q, b, row);
+            bool sees = false;
+            each_block(i, [&](int64_t b, int64_t seen) {
+                const vec score = score_of(q, b, seen);
                 weights[b] = score;
                 highest = score > highest ? score : highest;
-            }
+                sees = true;
+            });
             const float max = max_of(highest);
             const Key key = key_of_row(sample, i, head);
             vec sum{}, totals[WIDTH ? WIDTH : WIDEST] = {};
-            for (int64_t b = row.first_block(); b < row.last_block(); ++b) {
+            each_block(i, [&](int64_t b, int64_t) {
                 vec weight = exp_nonpositive(weights[b] - max);
                 sum += weight;
                 if (a.threshold) weight = keep(weight, key, uint32_t(b * LANES), a.threshold);
                 for (int64_t f = 0; f < width(); ++f) totals[f] += weight * v[b * width() + f];
-            }
-            const float total = row.last ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
+            });
+            const float total = sees ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
             a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log(total);
             float *out = a.out + dense(sample, i, head);
             for (int64_t f = 0; f < width(); ++f) out[f] = sum_of(totals[f]) * (a.keep_scale / total);
@@ -153,13 +168,12 @@ class Head {
             const float *q = a.q + at(a.of_q, sample, i, head);
             const float *out = a.out + dense(sample, i, head), *grad_out = a.grad_out + dense(sample, i, head);
             const float log_sum = a.log_sum[(sample * a.heads + head) * a.T_t + i];
-            const Seen row = seen_by(i);
             const Key key = key_of_row(sample, i, head);
             float inner = 0;  // the sum over source steps of weight times its gradient
             for (int64_t f = 0; f < width(); ++f) inner += out[f] * grad_out[f];
             vec totals[WIDTH ? WIDTH : WIDEST] = {};
-            for (int64_t b = row.first_block(); b < row.last_block(); ++b) {
-                const vec difference = score_of(q, b, row) - log_sum;
+            each_block(i, [&](int64_t b, int64_t seen) {
+                const vec difference = score_of(q, b, seen) - log_sum;
                 const vec weight = exp_nonpositive(difference > 0.0f ? vec{} : difference);
                 const vec mask = a.threshold ? keep(vec{} + a.keep_scale, key, uint32_t(b * LANES), a.threshold)
                                              : vec{} + 1.0f;
@@ -173,7 +187,7 @@ class Head {
                     grad_k[place] += grad_score * q[f];
                     grad_v[place] += dropped * grad_out[f];
                 }
-            }
+            });
             float *grad_q = a.grad_q + at(a.of_grad_q, sample, i, head);
             for (int64_t f = 0; f < width(); ++f) grad_q[f] = sum_of(totals[f]);
         }
@@ -183,11 +197,11 @@ class Head {
 
   private:
     const Attention &a;
-    const int64_t c, blocks;  // of LANES source steps
-    std::vector<vec> k, v;  // (blocks, c)
+    const int64_t c;
+    std::vector<Segment> segments;
+    std::vector<vec> k, v;  // (blocks of LANES source steps, c)
     std::vector<vec> weights;  // of a row: (blocks)
-    std::vector<uint8_t> visible;  // of the sample's source steps, where some are hidden
-    int64_t first_visible = 0;
+    std::vector<uint8_t> visible;  // (blocks, LANES): of the sample's source steps, where some are hidden
     std::vector<vec> grad_k, grad_v;  // (blocks, c)
 
     int64_t width() const { return WIDTH ? WIDTH : c; }
@@ -205,39 +219,45 @@ class Head {
     }
 
     void load(int64_t sample, int64_t head) {
-        if (a.hidden) {
-            for (int64_t j = 0; j < a.T_s; ++j) visible[j] = !a.hidden[sample * a.T_s + j];
-            first_visible = std::find(visible.begin(), visible.end(), 1) - visible.begin();
-        }
-        for (int64_t j = 0; j < a.T_s; ++j)
-            for (int64_t f = 0; f < width(); ++f) {
-                k[j / LANES * width() + f][j % LANES] = a.k[at(a.of_k, sample, j, head) + f];
-                v[j / LANES * width() + f][j % LANES] = a.v[at(a.of_v, sample, j, head) + f];
+        for (Segment &segment : segments) {
+            if (a.hidden) {
+                const uint8_t *hidden = a.hidden + sample * a.T_s + segment.first_step;
+                for (int64_t j = 0; j < segment.length; ++j) visible[segment.first_block * LANES + j] = !hidden[j];
+                segment.first_visible = std::find(hidden, hidden + segment.length, 0) - hidden;
             }
+            for (int64_t j = 0; j < segment.length; ++j)
+                for (int64_t f = 0; f < width(); ++f) {
+                    const int64_t place = (segment.first_block + j / LANES) * width() + f;
+                    k[place][j % LANES] = a.k[at(a.of_k, sample, segment.first_step + j, head) + f];
+                    v[place][j % LANES] = a.v[at(a.of_v, sample, segment.first_step + j, head) + f];
+                }
+        }
     }
 
     void store(const std::vector<vec> &grad, float *to, int64_t stride) const {
-        for (int64_t j = 0; j < a.T_s; ++j)
-            for (int64_t f = 0; f < width(); ++f) to[j * stride + f] = grad[j / LANES * width() + f][j % LANES];
+        for (const Segment &segment : segments)
+            for (int64_t j = 0; j < segment.length; ++j)
+                for (int64_t f = 0; f < width(); ++f)
+                    to[(segment.first_step + j) * stride + f] =
+                        grad[(segment.first_block + j / LANES) * width() + f][j % LANES];
     }
 
-    // The blocks in which a target step sees something, and the first source step that is after all it sees.
-    struct Seen {
-        int64_t first, last;
-        int64_t first_block() const { return first / LANES; }
-        int64_t last_block() const { return (last + LANES - 1) / LANES; }
-    };
-
-    Seen seen_by(int64_t i) const {
-        const int64_t last = a.until ? a.until[i] : a.T_s;
-        return first_visible < last ? Seen{first_visible, last} : Seen{0, 0};
+    // Calls function(block, seen) for each block in which target step i sees something: its first `seen` lanes at most.
+    template <typename Function>
+    inline void each_block(int64_t i, Function function) const {
+        for (int64_t n = 0; n < a.segments; ++n) {
+            const Segment &segment = segments[n];
+            const int64_t last = a.counts ? a.counts[i * a.segments + n] : segment.length;
+            if (segment.first_visible >= last) continue;
+            for (int64_t b = segment.first_visible / LANES; b * LANES < last; ++b)
+                function(segment.first_block + b, last - b * LANES);
+        }
     }
 
-    vec score_of(const float *q, int64_t block, const Seen &row) const {
+    vec score_of(const float *q, int64_t block, int64_t seen_lanes) const {
         vec score{};
         for (int64_t f = 0; f < width(); ++f) score += q[f] * k[block * width() + f];
-        const ivec step = LANE + int32_t(block * LANES);
-        ivec seen = step < int32_t(row.last);
+        ivec seen = LANE < int32_t(seen_lanes);
         if (a.hidden) seen &= __builtin_convertvector(*(const bvec *)(&visible[block * LANES]), ivec) != 0;
         return seen ? score * a.scale : vec{} - INFINITY;
     }

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modules import kernels
 from modules.kernels import cpu_library
 from modules.layers import Dropout
-from modules.sequence import Sequence, mask
+from modules.sequence import Sequence, join, mask
 
 
 @pytest.fixture
@@ -54,6 +54,16 @@ def mask_of(T_t, T_s, hidden=None, causal=False):
     return mask(target, source._replace(hidden=hidden), causal), seen
 
 
+def mask_of_segments(T_t, T_s, hidden=None):
+    """The causal Mask of sequences that are joined, and the same as a tensor (S, 1, T_t, T_s) made by loops."""
+    lengths_t, lengths_s = ([n for n in (T // 3, T - T // 3 - T // 4, T // 4) if n] for T in (T_t, T_s))
+    target, source = (join([Sequence.of(torch.empty(2, n, 1)) for n in lengths]) for lengths in (lengths_t, lengths_s))
+    seen = torch.tensor([[s <= t + abs(p - q) for q in lengths_s for s in range(q)]
+                         for p in lengths_t for t in range(p)])
+    seen = seen.expand(2, 1, T_t, T_s) if hidden is None else seen & ~hidden[:, None, None]
+    return mask(target, source._replace(hidden=hidden), True), seen
+
+
 def gradients(out, inputs):
     return torch.autograd.grad(out, inputs, torch.linspace(-1, 1, out.numel()).view(out.shape))
 
@@ -64,6 +74,8 @@ MASKS = {
     "front": lambda T_t, T_s: mask_of(T_t, T_s, torch.arange(T_s) < torch.tensor([[T_s // 3], [T_s - 1]])),
     "gaps": lambda T_t, T_s: mask_of(T_t, T_s, (torch.arange(T_s) % 3 == 1).expand(2, T_s)),
     "gaps in a band": lambda T_t, T_s: mask_of(T_t, T_s, (torch.arange(T_s) % 3 != 1).expand(2, T_s), causal=True),
+    "segments": mask_of_segments,
+    "gaps in segments": lambda T_t, T_s: mask_of_segments(T_t, T_s, (torch.arange(T_s) % 3 != 2).expand(2, T_s)),
     "nothing to see": lambda T_t, T_s: mask_of(T_t, T_s, torch.tensor([[True], [False]]).expand(2, T_s)),
 }
 

@@ -66,6 +66,7 @@ def test_every_parameter_learns(name):
 PMR_VARIANTS = [
     {"message_update": "mean"}, {"message_update": "none"}, {"dynamic_filter": False}, {"residual": False},
     {"message_form": "full"}, {"modalities": "l"}, {"modalities": "av"}, {"pool": "mean"}, {"readout_layers": 2},
+    {"readout_norm": True}, {"attn_mask": False},
 ]
 
 
@@ -160,7 +161,7 @@ def test_pmr_is_below_its_published_size(input_lens):
 @pytest.mark.parametrize("name, options, words", [
     ("MulT", {"message_rank": 2}, "MulT has no use for message_rank=2 (an option of PMR)"),
     ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly' (an option of MulT, MulT-FFL)"),
-    ("PMR", {"attn_mask": False}, "PMR has no use for attn_mask=False"),
+    ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly'"),
     ("MulT-FFL", {"colour": "red"}, "MulT-FFL has no use for colour='red'"),
     ("LSTM", {}, "no model is called 'LSTM'; there are PMR, MulT, MulT-FFL"),
     ("MulT", {"only": "text"}, "only is 'text'"),

@@ -34,7 +34,7 @@ def redraw(module, seed=0):
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-            if "layer_norm" in name and name.endswith("weight"):
+            if ("layer_norm" in name or "readout_norm" in name) and name.endswith("weight"):
                 parameter.add_(1)
     return module
 
@@ -79,20 +79,23 @@ def test_dynamic_filter(learned):
         assert_same(out[b], pmr_reference.dynamic_filter(p, "filter", own[b], cross[b], learned))
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("dynamic_filter", [True, False])
 @pytest.mark.parametrize("source_len, target_len, heads", [(3, 6, 2), (6, 3, 4), (5, 5, 1), (1, 4, 8)])
-def test_modality_reinforcement_unit(source_len, target_len, heads, dynamic_filter, residual, masked):
-    module = redraw(ModalityReinforcementUnit(8, heads, dynamic_filter=dynamic_filter, residual=residual))
+def test_modality_reinforcement_unit(source_len, target_len, heads, dynamic_filter, residual, masked, causal):
+    module = redraw(ModalityReinforcementUnit(8, heads, dynamic_filter=dynamic_filter, residual=residual,
+                                              attn_mask=causal))
     source, target = draw(BATCH, source_len, 8, seed=1), draw(BATCH, target_len, 8, seed=2)
     source_mask, target_mask = draw_mask(BATCH, source_len, seed=3), draw_mask(BATCH, target_len, seed=4)
     out = module(sequence(source, source_mask if masked else None), sequence(target, target_mask if masked else None)).x
-    p = arrays(module, "unit")
+    p, lengths = arrays(module, "unit"), ([target_len], [source_len]) if causal else None
     for b in range(BATCH):
         hidden = (source_mask[b], target_mask[b]) if masked else (None, None)
         assert_same(out[b], pmr_reference.reinforcement_unit(p, "unit", source[b], target[b], heads, *hidden,
-                                                             learned_filter=dynamic_filter, residual=residual))
+                                                             learned_filter=dynamic_filter, residual=residual,
+                                                             lengths=lengths))
 
 
 def draw_layer_inputs(modalities, width):
@@ -193,6 +196,9 @@ CASES = {
     "message-sizes": {"message_dim": 3, "message_rank": 1},
     "pool-mean": {"pool": "mean"},
     "readout-2": {"readout_layers": 2},
+    "no-mask": {"attn_mask": False},
+    "no-mask-pool-mean": {"attn_mask": False, "pool": "mean"},
+    "readout-norm": {"readout_norm": True, "readout_layers": 3},
     "deeper": {"layers": 3},
     "kernels-353": {"kernel_sizes": (3, 5, 3)},
     "kernels-531": {"kernel_sizes": (5, 3, 1)},

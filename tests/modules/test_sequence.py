@@ -20,6 +20,7 @@ VARIANTS = [
     *((name, {}) for name in MODELS),
     ("MulT", {"attn_mask": False}), ("MulT", {"only": "aonly"}),
     ("PMR", {"message_form": "full"}), ("PMR", {"message_update": "mean"}), ("PMR", {"message_update": "none"}),
+    ("PMR", {"attn_mask": False}), ("PMR", {"readout_norm": True}),
     ("PMR", {"pool": "mean", "readout_layers": 2}), ("PMR", {"modalities": "av"}), ("PMR", {"modalities": "v"}),
 ]
 
@@ -46,7 +47,7 @@ def test_joined_sequences_follow_each_other_in_time():
     assert (joined.length, joined.ends) == (12, [2, 6, 7])
     assert joined.segments == (Segment(5, 3), Segment(4, 4), Segment(3, 1))
     assert joined.kept(torch.arange(24).view(2, 12), dim=1)[0].tolist() == joined.steps.tolist()
-    last = joined.at(joined.ends)
+    last = joined.last_steps([0, 1, 2])
     assert (last.x.shape, last.steps.tolist(), last.length) == ((2, 3, 3), [4, 8, 11], 12)
 
 
@@ -92,6 +93,26 @@ def test_what_is_hidden_is_not_seen():
 def test_the_causal_mask_of_what_is_kept_is_that_of_the_whole(T_t, T_s, cut_t, cut_s):
     whole = seen_steps(ones(T_t), ones(T_s), causal=True)
     assert torch.equal(seen_steps(ones(T_t, cut_t), ones(T_s, cut_s), causal=True), whole[:, cut_t:, cut_s:])
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_the_causal_mask_goes_by_pairs_of_segments(cut):
+    """s <= t + |T_p - T_q| for each pair, counted here by loops, in uncut steps of a segment."""
+    lengths = (4, 2, 5)
+    joined = join([ones(T, cut) for T in lengths])
+    steps = [(p, t) for p, T in enumerate(lengths) for t in range(cut, T)]
+    expected = [[s <= t + abs(lengths[p] - lengths[q]) for q, s in steps] for p, t in steps]
+    assert seen_steps(joined, joined, causal=True)[0].tolist() == expected
+    single = seen_steps(ones(5, cut), joined, causal=True)[0]
+    assert single.tolist() == [[s <= t + abs(5 - lengths[q]) for q, s in steps] for t in range(cut, 5)]
+    last = seen_steps(joined.last_steps([2, 0]), joined, causal=True)
+    assert last.all()  # the last step of each segment sees everything
+    assert last.shape == (2, 2, len(steps))
+
+
+def test_the_causal_mask_of_one_segment_is_that_of_mult():
+    target, source = join([ones(3)]), join([ones(5)])
+    assert torch.equal(seen_steps(target, source, causal=True), seen_steps(ones(3), ones(5), causal=True))
 
 
 # ---- cut batches -----------------------------------------------------------------------------------------------------

@@ -46,8 +46,20 @@ def softmax(scores):
     return exps / exps.sum()
 
 
-def attention(p, name, target, source, heads, hidden=None):
-    """Multi-head attention from target to source: softmax(q k^T / sqrt(d_h)) v per head, then the output map."""
+def place_in(lengths, n):
+    """The segment that step n of the joined segments is in, and its number there, from 0."""
+    segment = 0
+    while n >= lengths[segment]:
+        n -= lengths[segment]
+        segment += 1
+    return segment, n
+
+
+def attention(p, name, target, source, heads, hidden=None, lengths=None):
+    """Multi-head attention from target to source: softmax(q k^T / sqrt(d_h)) v per head, then the output map.
+
+    `lengths` are those of the target's segments and of the source's, for the causal mask: s <= t + |T_p - T_q|.
+    """
     width = target.shape[1]
     size = width // heads
     weight, bias = p[f"{name}.in_proj_weight"], p[f"{name}.in_proj_bias"]
@@ -58,10 +70,15 @@ def attention(p, name, target, source, heads, hidden=None):
         q, k, v = [(weight[i * width:][rows], bias[i * width:][rows]) for i in range(3)]
         keys = [k[0] @ source[s] + k[1] for s in visible]
         values = [v[0] @ source[s] + v[1] for s in visible]
-        for t in range(len(target)) if visible else ():
-            query = q[0] @ target[t] + q[1]
-            weights = softmax([query @ key / math.sqrt(size) for key in keys])
-            out[t, rows] = sum(w * value for w, value in zip(weights, values, strict=True))
+        for n in range(len(target)):
+            query, seen = q[0] @ target[n] + q[1], range(len(visible))
+            if lengths is not None:
+                (segment, t), places = place_in(lengths[0], n), [place_in(lengths[1], s) for s in visible]
+                seen = [i for i, (other, s) in enumerate(places)
+                        if s <= t + abs(lengths[0][segment] - lengths[1][other])]
+            if seen:
+                weights = softmax([query @ keys[i] / math.sqrt(size) for i in seen])
+                out[n, rows] = sum(w * values[i] for w, i in zip(weights, seen, strict=True))
     return np.array([linear(p, f"{name}.out_proj", joined) for joined in out])
 
 
@@ -140,16 +157,25 @@ def dynamic_filter(p, name, self_branch, cross_branch, learned=True, record=None
 
 
 def reinforcement_unit(p, name, source, target, heads, source_hidden=None, target_hidden=None, learned_filter=True,
-                       residual=True, record=None):
-    """MRU_{s->t}(Z_s, Z_t): CA and SA over the same layer norm, the dynamic filter, the residual, the FFN."""
+                       residual=True, record=None, lengths=None):
+    """MRU_{s->t}(Z_s, Z_t): CA and SA over the same layer norm, the dynamic filter, the residual, the FFN.
+
+    `lengths` are those of the target's segments and of the source's, for the causal mask.
+    """
+    own_lengths = None if lengths is None else (lengths[0], lengths[0])
     normed_source = layer_norm(p, f"{name}.layer_norm", source)
     normed_target = layer_norm(p, f"{name}.layer_norm", target)
-    cross = attention(p, f"{name}.cross_attn", normed_target, normed_source, heads, source_hidden)
-    own = attention(p, f"{name}.self_attn", normed_target, normed_target, heads, target_hidden)
+    cross = attention(p, f"{name}.cross_attn", normed_target, normed_source, heads, source_hidden, lengths)
+    own = attention(p, f"{name}.self_attn", normed_target, normed_target, heads, target_hidden, own_lengths)
     mixed = dynamic_filter(p, f"{name}.filter", own, cross, learned_filter, record)
     if residual:
         mixed = target + mixed
     return feed_forward(p, f"{name}.ffn", f"{name}.ffn.layer_norm", mixed)
+
+
+def hub_lengths(Z):
+    """The lengths of the hub's segments."""
+    return [len(Z[m]) for m in HUB_ORDER if m in Z]
 
 
 # ---- message update --------------------------------------------------------------------------------------------------
@@ -169,13 +195,13 @@ def message_matrix_times(p, name, Z, form):
 
 
 def message_update(p, name, Z, Z_C, heads, hidden=None, hub_hidden=None, learned_filter=True, residual=True,
-                   update="attention", form="lowrank", record=None):
+                   update="attention", form="lowrank", record=None, causal=False):
     """MUM: Z_{m->C} = MRU(Z_m, Z_C); mu_m = U^T tanh(W_m z_m + b_m); alpha = softmax mu; FFN(sum alpha_m Z_{m->C})."""
     names = [m for m in OUTPUT_ORDER if m in Z]
     hidden = hidden or dict.fromkeys(names)
     messages = {
         m: reinforcement_unit(p, f"{name}.reinforce.{m}", Z[m], Z_C, heads, hidden[m], hub_hidden, learned_filter,
-                              residual, record)
+                              residual, record, (hub_lengths(Z), [len(Z[m])]) if causal else None)
         for m in names
     }
     if update == "attention" and len(names) > 1:
@@ -197,30 +223,30 @@ def message_update(p, name, Z, Z_C, heads, hidden=None, hub_hidden=None, learned
 
 
 def reinforcement_layer(p, name, Z, Z_C, heads, hidden=None, hub_hidden=None, learned_filter=True, residual=True,
-                        update="attention", form="lowrank", record=None):
+                        update="attention", form="lowrank", record=None, causal=False):
     """Z_m[i+1] = MRU_{C->m}(Z_C[i], Z_m[i]), then Z_C[i+1] = MUM(Z[i+1], Z_C[i]); update "none" leaves Z_C alone."""
     hidden = hidden or dict.fromkeys(Z)
     new_Z = {
         m: reinforcement_unit(p, f"{name}.reinforce.{m}", Z_C, Z[m], heads, hub_hidden, hidden[m], learned_filter,
-                              residual, record)
+                              residual, record, ([len(Z[m])], hub_lengths(Z)) if causal else None)
         for m in Z
     }
     if update == "none":
         return new_Z, Z_C
     return new_Z, message_update(p, f"{name}.update", new_Z, Z_C, heads, hidden, hub_hidden, learned_filter, residual,
-                                 update, form, record)
+                                 update, form, record, causal)
 
 
 # ---- the whole model -------------------------------------------------------------------------------------------------
 
 
-def readout_encoder(p, name, sequence, heads, layers, hidden=None):
+def readout_encoder(p, name, sequence, heads, layers, hidden=None, lengths=None):
     """Pre-norm transformer encoder: sqrt(d) x + position (nothing is padding), self-attention and FFN, a last LN."""
     x = add_positions(sequence, [False] * len(sequence))
     for i in range(layers):
         layer = f"{name}.layers.{i}"
         normed = layer_norm(p, f"{layer}.layer_norms.0", x)
-        x = x + attention(p, f"{layer}.self_attn", normed, normed, heads, hidden)
+        x = x + attention(p, f"{layer}.self_attn", normed, normed, heads, hidden, lengths)
         x = feed_forward(p, layer, f"{layer}.layer_norms.1", x)
     return layer_norm(p, f"{name}.layer_norm", x)
 
@@ -235,7 +261,8 @@ def pool_segment(segment, padding, pool, mask_padding):
 
 
 def pmr(p, inputs, heads, layers, modalities="lav", padding=None, readout_layers=1, pool="last", mask_padding=False,
-        dynamic_filter=True, residual=True, message_update="attention", message_form="lowrank", record=None):
+        dynamic_filter=True, residual=True, message_update="attention", message_form="lowrank", record=None,
+        attn_mask=True, readout_norm=False):
     """PMR for one sample; inputs maps each modality to (T_m, d_m), padding to T_m booleans (by default, the all-zero
     steps). Returns (prediction, hidden state)."""
     order = [m for m in HUB_ORDER if m in modalities]
@@ -247,9 +274,13 @@ def pmr(p, inputs, heads, layers, modalities="lav", padding=None, readout_layers
     hub_hidden = hub_padding if mask_padding else None
     for i in range(layers):
         Z, Z_C = reinforcement_layer(p, f"layers.{i}", Z, Z_C, heads, hidden, hub_hidden, dynamic_filter, residual,
-                                     message_update, message_form, record)
+                                     message_update, message_form, record, attn_mask)
     whole = np.concatenate([Z_C] + [Z[m] for m in order])
-    whole = readout_encoder(p, "readout", whole, heads, readout_layers, 2 * hub_padding if mask_padding else None)
+    if readout_norm:
+        whole = layer_norm(p, "readout_norm", whole)
+    lengths = (2 * hub_lengths(Z), 2 * hub_lengths(Z)) if attn_mask else None  # C_L, C_V, C_A, L, V, A
+    whole = readout_encoder(p, "readout", whole, heads, readout_layers, 2 * hub_padding if mask_padding else None,
+                            lengths)
     pooled, start = {}, len(Z_C)
     for m in order:
         pooled[m] = pool_segment(whole[start:start + len(Z[m])], padding[m], pool, mask_padding)
