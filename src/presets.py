@@ -1,6 +1,6 @@
 """The file that a search for settings leaves, for `main.py --preset FILE`.
 
-    {"format": 1, "model", "dataset", "aligned", "protocol",     the model and data that the settings were found for
+    {"format": 2, "model", "dataset", "aligned", "protocol",     the model and data that the settings were found for
      "settings": {...},                                          those that decide the model and its training
      "found_by": {"command", "seeds", "trials": {"complete", "pruned", "failed"}, "seconds", ...}}
 """
@@ -12,8 +12,9 @@ from typing import Any
 from src.errors import UserError, printable
 from src.files import write_whole
 from src.runs.result import is_count, is_flag, is_number, is_record, is_text
+from src.runs.run_folder import as_trained
 
-FORMAT = 1
+FORMAT = 2  # 1 is of the time of runs of format 2
 OUTCOMES = ("complete", "pruned", "failed")  # of a trial
 
 
@@ -34,9 +35,10 @@ def read_preset(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a preset: {printable(error)}") from error
     if not (isinstance(content, dict) and is_count(content.get("format")) and is_preset(content)):
         raise UserError(f"{path} is damaged or no preset: python -m src tune writes one")
-    if content["format"] != FORMAT:
-        raise UserError(f"{path} has format {content['format']}; this version reads {FORMAT}")
-    return content
+    if content["format"] not in range(1, FORMAT + 1):
+        raise UserError(f"{path} has format {content['format']}; this version reads 1 to {FORMAT}")
+    of_then = as_trained({"model": content["model"], **content["settings"]}, content["format"] + 1)
+    return {**content, "settings": {name: value for name, value in of_then.items() if name != "model"}}
 
 
 def is_preset(content: dict[str, Any]) -> bool:

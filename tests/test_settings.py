@@ -74,6 +74,20 @@ def test_a_model_can_have_defaults_of_its_own(monkeypatch):
     assert settings_of("--dataset mosei --model MulT")[0].embed_dim == 40
 
 
+@pytest.mark.parametrize("name", ["aligned", "mask_padding", "compile", "deterministic"])
+def test_every_switch_has_its_opposite(name):
+    assert getattr(settings_of(f"--{name}")[0], name) is True
+    assert getattr(settings_of(f"--no_{name}")[0], name) is False
+
+
+@pytest.mark.parametrize("name", ["residual", "dynamic_filter", "readout_norm"])
+def test_every_switch_of_a_model_has_its_opposite(name):
+    assert settings_of(f"--model PMR --{name}")[0].options[name] is True
+    assert settings_of(f"--model PMR --no_{name}")[0].options[name] is False
+    with pytest.raises(UserError, match="not allowed with"):
+        settings_of(f"--model PMR --{name} --no_{name}")
+
+
 def test_unknown_data_sets_start_from_stock():
     settings, _ = settings_of("--dataset mine")
     assert (settings.preset, settings.batch_size) == ("stock", 24)
@@ -86,7 +100,8 @@ def test_mosei_has_one_results_folder(name):
 
 
 @pytest.mark.parametrize("line, expected", [
-    ("", True), ("--attn_mask", False), ("--no_attn_mask", False),
+    ("", True), ("--attn_mask", False), ("--no_attn_mask", False), ("--causal_mask", True),
+    ("--no_causal_mask", False), ("--model PMR", True), ("--model PMR --attn_mask", False),
 ])
 def test_attn_mask_keeps_the_polarity_of_the_original(line, expected):
     assert settings_of(f"{line}")[0].options["attn_mask"] is expected
@@ -97,8 +112,8 @@ def test_records_hold_only_what_the_model_has():
     mult, pmr = (settings_of(f"--model {model}")[0].recorded() for model in ("MulT", "PMR"))
     assert "message_update" in pmr
     assert "message_update" not in mult
-    assert "attn_mask" in mult
-    assert "attn_mask" not in pmr
+    assert "only" in mult
+    assert "only" not in pmr
 
 
 @pytest.mark.parametrize("line, words", [

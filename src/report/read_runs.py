@@ -12,7 +12,7 @@ import numpy as np
 from src.errors import UserError
 from src.models import MODELS
 from src.runs.result import difference_of_settings, name_task
-from src.runs.run_folder import read_arrays, read_result
+from src.runs.run_folder import read_arrays, read_json, read_result
 from src.tasks import (
     PROTOCOLS,
     TASKS,
@@ -133,7 +133,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
         config = result
         if config is None:
             measured = {key.removeprefix("test_"): value for key, value in records[-1].items()}
-            config = name_task(json.loads(read_text(folder / "config.json")), measured)
+            config = name_task(read_json(folder / "config.json"), measured)
         settings = {name: str(value) for name, value in config["settings"].items()}
         return {
             "name": str(folder), "kind": "folder", "dataset": settings["dataset"], "settings": settings,

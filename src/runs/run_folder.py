@@ -33,7 +33,7 @@ from src.errors import UserError, printable
 from src.files import FolderLock, keep, write_whole
 from src.runs.result import check_result, name_task
 
-FORMAT = 2  # of config.json, checkpoint.pt, last.pt and result.json; those from 1 on are read
+FORMAT = 3  # of config.json, checkpoint.pt, last.pt and result.json; those from 1 on are read
 APPENDED = ("log.txt", "metrics.jsonl")
 
 
@@ -49,6 +49,9 @@ class OutdatedRunError(UserError):
     """A run of an earlier format would compute other numbers now."""
 
 
+FORMER = (  # settings that runs of a model had up to a format, whatever they say
+    (2, "PMR", {"attn_mask": False}),
+)
 CHANGES = (
     Change(1, lambda settings: settings["mask_padding"], "mask_padding had another rule for steps that see nothing"),
 )
@@ -186,6 +189,7 @@ def load_saved(path: Path) -> dict:
                 raise zipfile.BadZipFile(f"{broken} is not what was written")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         check_format(saved, path)
+        saved["config"]["settings"] = as_trained(saved["config"]["settings"], saved["format"])
     except UserError:
         raise
     except Exception as error:  # a damaged file can fail in any way
@@ -197,6 +201,12 @@ def check_format(content: dict, path: Path) -> None:
     """UserError unless this version reads the format of a file."""
     if content["format"] not in range(1, FORMAT + 1):
         raise UserError(f"{path} has format {printable(content['format'])}; this version reads 1 to {FORMAT}")
+
+
+def as_trained(settings: dict, file_format: int) -> dict:
+    """The recorded settings of a run, corrected by those that runs of its format had whatever they say."""
+    changes = [values for last, model, values in FORMER if file_format <= last and settings.get("model") == model]
+    return {name: value for part in (settings, *changes) for name, value in part.items()}
 
 
 def check_numbers(content: dict, settings: dict, path: Path | str) -> None:
@@ -238,8 +248,10 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         check_format(content, path)
+        if isinstance(content.get("settings"), dict):
+            content["settings"] = as_trained(content["settings"], content["format"])
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {path.parent} is not the folder of a run") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged; delete it or train the run again") from error
     return content

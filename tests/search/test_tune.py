@@ -314,7 +314,7 @@ def test_a_grid_takes_a_preset_for_its_model(folder):
     ({"settings": {"lr": -1}}, "-1 is not a positive number"),
     ({"settings": {"pool": 3}}, "pool is 3"),
     ({"settings": {"data_path": "/"}}, "data_path is no setting of a preset of PMR"),
-    ({"settings": {"attn_mask": False}}, "attn_mask is no setting of a preset of PMR"),
+    ({"settings": {"only": "lonly"}}, "only is no setting of a preset of PMR"),
     ({"settings": {"\x1b": 1}}, "is damaged or no preset"),
 ])
 def test_a_foreign_or_damaged_preset_is_refused(folder, capsys, change, words):
