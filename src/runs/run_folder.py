@@ -189,7 +189,8 @@ def load_saved(path: Path) -> dict:
                 raise zipfile.BadZipFile(f"{broken} is not what was written")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         check_format(saved, path)
-        saved["config"]["settings"] = as_trained(saved["config"]["settings"], saved["format"])
+        if "config" in saved:
+            saved["config"]["settings"] = as_trained(saved["config"]["settings"], saved["format"])
     except UserError:
         raise
     except Exception as error:  # a damaged file can fail in any way

@@ -251,7 +251,7 @@ def test_a_second_run_keeps_the_first(folder):
     (lambda run: (run / "checkpoint.pt").unlink(), "checkpoint.pt is missing"),
     (lambda run: (run / "checkpoint.pt").write_bytes(b""), "is damaged or not a checkpoint"),
     (lambda run: (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:900]), "is damaged"),
-    (lambda run: torch.save({"format": 0}, run / "checkpoint.pt"), "has format 0; this version reads 1 to 2"),
+    (lambda run: torch.save({"format": 0}, run / "checkpoint.pt"), "has format 0; this version reads 1 to 3"),
     (lambda run: torch.save(torch.nn.Linear(1, 1), run / "checkpoint.pt"), "is damaged or not a checkpoint"),
     (lambda run: (run / "result.json").write_text('{"format": 1,'), "result.json is damaged"),
 ])

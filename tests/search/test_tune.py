@@ -276,7 +276,7 @@ def test_a_journal_that_was_being_written_when_the_power_went_is_mended(folder, 
 def changed_preset(folder):
     """The content of a preset's file, to be changed; then it is the file preset.json."""
     content = {
-        "format": 1, "model": "PMR", "dataset": "mine", "aligned": False, "settings": {"lr": 0.01, "pool": "mean"},
+        "format": 2, "model": "PMR", "dataset": "mine", "aligned": False, "settings": {"lr": 0.01, "pool": "mean"},
         "found_by": {"seeds": [1], "trials": {"complete": 2, "pruned": 1, "failed": 0}, "seconds": 1.0},
     }
     yield content
@@ -306,7 +306,7 @@ def test_a_grid_takes_a_preset_for_its_model(folder):
 
 @pytest.mark.parametrize("change, words", [
     ({"model": "MulT"}, "--preset preset.json is for MulT: give that --model"),
-    ({"format": 2}, "has format 2; this version reads 1"),
+    ({"format": 3}, "has format 3; this version reads 1 to 2"),
     ({"format": None}, "is damaged or no preset"),
     ({"found_by": {}}, "is damaged or no preset"),
     ({"dataset": "\x1b[2J"}, "is damaged or no preset"),
