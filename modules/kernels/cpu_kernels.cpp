@@ -9,7 +9,6 @@
 // contiguous.
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -66,12 +65,10 @@ inline vec exp_nonpositive(vec x) {
 // A pair of halves, joined again and again: the sum or the maximum of all lanes.
 template <typename Join>
 inline float fold(vec x, Join join) {
-    typedef float half __attribute__((vector_size(32)));
-    typedef float quarter __attribute__((vector_size(16)));
-    const auto halves = __builtin_bit_cast(std::array<half, 2>, x);
-    const auto quarters = __builtin_bit_cast(std::array<quarter, 2>, join(halves[0], halves[1]));
-    const quarter y = join(quarters[0], quarters[1]);
-    return join(join(y[0], y[2]), join(y[1], y[3]));
+    x = join(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    x = join(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    x = join(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    return join(x, __builtin_shufflevector(x, x, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))[0];
 }
 
 inline float sum_of(vec x) {
@@ -130,6 +127,7 @@ class Head {
         }
         k.resize(c * blocks), v.resize(c * blocks), weights.resize(blocks), visible.resize(blocks * LANES);
         if (a.grad_out) grad_k.resize(c * blocks), grad_v.resize(c * blocks);
+        if (!a.hidden) list_parts();  // they are those of every sample
     }
 
     void forward(int64_t sample, int64_t head) {
@@ -137,23 +135,23 @@ class Head {
         for (int64_t i = 0; i < a.T_t; ++i) {
             const float *q = a.q + at(a.of_q, sample, i, head);
             vec highest = vec{} - INFINITY;
-            bool sees = false;
-            each_block(i, [&](int64_t b, int64_t seen) {
-                const vec score = score_of(q, b, seen);
-                weights[b] = score;
+            const Span row = row_of(i);
+            for (const Part &part : row) {
+                const vec score = score_of(q, part);
+                weights[part.block] = score;
                 highest = score > highest ? score : highest;
-                sees = true;
-            });
+            }
             const float max = max_of(highest);
             const Key key = key_of_row(sample, i, head);
             vec sum{}, totals[WIDTH ? WIDTH : WIDEST] = {};
-            each_block(i, [&](int64_t b, int64_t) {
+            for (const Part &part : row) {
+                const int64_t b = part.block;
                 vec weight = exp_nonpositive(weights[b] - max);
                 sum += weight;
                 if (a.threshold) weight = keep(weight, key, uint32_t(b * LANES), a.threshold);
                 for (int64_t f = 0; f < width(); ++f) totals[f] += weight * v[b * width() + f];
-            });
-            const float total = sees ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
+            }
+            const float total = row.first < row.last ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
             a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log(total);
             float *out = a.out + dense(sample, i, head);
             for (int64_t f = 0; f < width(); ++f) out[f] = sum_of(totals[f]) * (a.keep_scale / total);
@@ -172,8 +170,9 @@ class Head {
             float inner = 0;  // the sum over source steps of weight times its gradient
             for (int64_t f = 0; f < width(); ++f) inner += out[f] * grad_out[f];
             vec totals[WIDTH ? WIDTH : WIDEST] = {};
-            each_block(i, [&](int64_t b, int64_t seen) {
-                const vec difference = score_of(q, b, seen) - log_sum;
+            for (const Part &part : row_of(i)) {
+                const int64_t b = part.block;
+                const vec difference = score_of(q, part) - log_sum;
                 const vec weight = exp_nonpositive(difference > 0.0f ? vec{} : difference);
                 const vec mask = a.threshold ? keep(vec{} + a.keep_scale, key, uint32_t(b * LANES), a.threshold)
                                              : vec{} + 1.0f;
@@ -187,7 +186,7 @@ class Head {
                     grad_k[place] += grad_score * q[f];
                     grad_v[place] += dropped * grad_out[f];
                 }
-            });
+            }
             float *grad_q = a.grad_q + at(a.of_grad_q, sample, i, head);
             for (int64_t f = 0; f < width(); ++f) grad_q[f] = sum_of(totals[f]);
         }
@@ -201,7 +200,8 @@ class Head {
     std::vector<Segment> segments;
     std::vector<vec> k, v;  // (blocks of LANES source steps, c)
     std::vector<vec> weights;  // of a row: (blocks)
-    std::vector<uint8_t> visible;  // (blocks, LANES): of the sample's source steps, where some are hidden
+    std::vector<uint8_t> visible;  // (blocks, LANES): of a sample's source steps, where some are hidden
+    int64_t looked_at = -1;  // that sample
     std::vector<vec> grad_k, grad_v;  // (blocks, c)
 
     int64_t width() const { return WIDTH ? WIDTH : c; }
@@ -219,19 +219,24 @@ class Head {
     }
 
     void load(int64_t sample, int64_t head) {
-        for (Segment &segment : segments) {
-            if (a.hidden) {
-                const uint8_t *hidden = a.hidden + sample * a.T_s + segment.first_step;
-                for (int64_t j = 0; j < segment.length; ++j) visible[segment.first_block * LANES + j] = !hidden[j];
-                segment.first_visible = std::find(hidden, hidden + segment.length, 0) - hidden;
-            }
+        if (a.hidden && sample != looked_at) look_at(sample);
+        for (const Segment &segment : segments)
             for (int64_t j = 0; j < segment.length; ++j)
                 for (int64_t f = 0; f < width(); ++f) {
                     const int64_t place = (segment.first_block + j / LANES) * width() + f;
                     k[place][j % LANES] = a.k[at(a.of_k, sample, segment.first_step + j, head) + f];
                     v[place][j % LANES] = a.v[at(a.of_v, sample, segment.first_step + j, head) + f];
                 }
+    }
+
+    void look_at(int64_t sample) {
+        for (Segment &segment : segments) {
+            const uint8_t *hidden = a.hidden + sample * a.T_s + segment.first_step;
+            for (int64_t j = 0; j < segment.length; ++j) visible[segment.first_block * LANES + j] = !hidden[j];
+            segment.first_visible = std::find(hidden, hidden + segment.length, 0) - hidden;
         }
+        list_parts();
+        looked_at = sample;
     }
 
     void store(const std::vector<vec> &grad, float *to, int64_t stride) const {
@@ -242,22 +247,43 @@ class Head {
                         grad[(segment.first_block + j / LANES) * width() + f][j % LANES];
     }
 
-    // Calls function(block, seen) for each block in which target step i sees something: its first `seen` lanes at most.
-    template <typename Function>
-    inline void each_block(int64_t i, Function function) const {
-        for (int64_t n = 0; n < a.segments; ++n) {
-            const Segment &segment = segments[n];
-            const int64_t last = a.counts ? a.counts[i * a.segments + n] : segment.length;
-            if (segment.first_visible >= last) continue;
-            for (int64_t b = segment.first_visible / LANES; b * LANES < last; ++b)
-                function(segment.first_block + b, last - b * LANES);
+    // A block in which a target step sees something: its first `seen` lanes at most.
+    struct Part { int32_t block, seen; };
+
+    // The parts that a target step sees.
+    struct Span {
+        const Part *first, *last;
+        const Part *begin() const { return first; }
+        const Part *end() const { return last; }
+    };
+
+    std::vector<Part> parts;  // of one target step after the other; all see the same where there are no counts
+    std::vector<int64_t> starts;  // in `parts`, of each target step
+
+    void list_parts() {
+        parts.clear(), starts.assign(1, 0);
+        for (int64_t i = 0; i < (a.counts ? a.T_t : 1); ++i) {
+            for (int64_t n = 0; n < a.segments; ++n) {
+                const Segment &segment = segments[n];
+                const int64_t last = a.counts ? a.counts[i * a.segments + n] : segment.length;
+                if (segment.first_visible >= last) continue;
+                for (int64_t b = segment.first_visible / LANES; b * LANES < last; ++b)
+                    parts.push_back({int32_t(segment.first_block + b), int32_t(last - b * LANES)});
+            }
+            starts.push_back(parts.size());
         }
     }
 
-    vec score_of(const float *q, int64_t block, int64_t seen_lanes) const {
+    Span row_of(int64_t i) const {
+        const int64_t *start = &starts[a.counts ? i : 0];
+        return {parts.data() + start[0], parts.data() + start[1]};
+    }
+
+    vec score_of(const float *q, const Part &part) const {
+        const int64_t block = part.block;
         vec score{};
         for (int64_t f = 0; f < width(); ++f) score += q[f] * k[block * width() + f];
-        ivec seen = LANE < int32_t(seen_lanes);
+        ivec seen = LANE < part.seen;
         if (a.hidden) seen &= __builtin_convertvector(*(const bvec *)(&visible[block * LANES]), ivec) != 0;
         return seen ? score * a.scale : vec{} - INFINITY;
     }

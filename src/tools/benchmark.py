@@ -9,7 +9,8 @@ random numbers. Each contender runs in a process of its own, so that its peak me
 by step, so that what else the machine does hits all alike. A ratio is the median over turns, and so is a time.
 `plain` is the same model without what makes it fast: torch's own attention, dropout and layer norm.
 --parts adds ours without each of these. In the cases of padded sequences, which are as short as MOSI's, `masked` is
-with --mask_padding and `trimmed` with --trim_padding too.
+with --mask_padding and `trimmed` with --trim_padding too. `unmasked` is without the causal mask; the hub cases are the
+attention of PMR's hub to itself alone, forward and backward.
 """
 
 import argparse
@@ -49,11 +50,13 @@ class Case:
         return f"{self.model} {'/'.join(map(str, self.lens))}, batch {self.batch}"
 
 
-CASES = {
+CASES = {  # the model "attention" is no model, but what its name says
     "mult-aligned": Case("MulT", (50, 50, 50), MOSI, 24, 30, 5, 4, ("stock", "plain")),
     "mult-unaligned": Case("MulT", (50, 375, 500), MOSI, 8, 30, 5, 4, ("stock", "plain")),
-    "pmr-aligned": Case("PMR", (50, 50, 50), MOSEI, 16, 40, 8, 4, ("plain",)),
-    "pmr-unaligned": Case("PMR", (50, 500, 500), MOSEI, 16, 40, 8, 4),
+    "pmr-aligned": Case("PMR", (50, 50, 50), MOSEI, 16, 40, 8, 4, ("plain", "unmasked")),
+    "pmr-unaligned": Case("PMR", (50, 500, 500), MOSEI, 16, 40, 8, 4, ("unmasked",)),
+    "hub-aligned": Case("attention", (50, 50, 50), MOSEI, 16, 40, 8, 1, ("unmasked",)),
+    "hub-unaligned": Case("attention", (50, 500, 500), MOSEI, 16, 40, 8, 1, ("unmasked",)),
     "mult-padded": Case("MulT", (50, 375, 500), MOSI, 24, 30, 5, 4, ("masked", "trimmed"), (10, 32, 38)),
     "pmr-padded": Case("PMR", (50, 375, 500), MOSI, 24, 40, 8, 4, ("masked", "trimmed"), (10, 32, 38)),
     "mosei-aligned": Case("MulT", (50, 50, 50), MOSEI, 16, 30, 5, 4, ("stock", "plain")),

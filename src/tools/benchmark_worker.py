@@ -53,7 +53,24 @@ def build_ours(job: SimpleNamespace) -> nn.Module:
         job.model, input_dims=job.dims, input_lens=job.lens, output_dim=1, embed_dim=job.embed_dim,
         num_heads=job.num_heads, layers=job.layers, **DROPOUTS,
         mask_padding=job.implementation in ("masked", "trimmed"),
+        **({"attn_mask": False} if job.implementation == "unmasked" else {}),
     )
+
+
+def make_attention(job: SimpleNamespace) -> Callable[[], Any]:
+    """A function that attends from a hub, the three sequences joined, to itself, forward and backward."""
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from src.training.machine import keep_freed_memory  # noqa: PLC0415
+
+    from modules import kernels  # noqa: PLC0415
+    from modules.sequence import Sequence, join, mask  # noqa: PLC0415
+
+    keep_freed_memory()
+    hub = join(Sequence.of(torch.empty(job.batch, T, 1, device=job.device)) for T in job.lens)
+    seen = mask(hub, hub, causal=job.implementation != "unmasked")
+    shape = job.batch, sum(job.lens), job.num_heads, job.embed_dim // job.num_heads
+    q, k, v = (torch.randn(shape, device=job.device, requires_grad=True) for _ in range(3))
+    return lambda: kernels.attention(q, k, v, seen, DROPOUTS["attn_dropout"]).sum().backward()
 
 
 def make_inputs(job: SimpleNamespace) -> tuple:
@@ -83,6 +100,8 @@ def build_optimizer(model: nn.Module, plain: bool) -> torch.optim.Optimizer:
 def make_step(job: SimpleNamespace) -> Callable[[], Any]:
     """A function that takes one step of training, or makes one prediction."""
     torch.manual_seed(0)
+    if job.model == "attention":
+        return make_attention(job)
     stock, ours, device = job.implementation == "stock", job.implementation == "ours", torch.device(job.device)
     plain_optimizer = stock or "one vector" in job.without
     model = (build_stock if stock else build_ours)(job).to(device).train(not job.inference)
