@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from modules import kernels
 from modules.pmr_layer import (
     DynamicFilter,
     FullMessageWeights,
@@ -268,6 +269,13 @@ def check_model(dims, options, masks=None):
 FRONT = {"l": 2, "a": 1, "v": 1}  # steps that the samples below share as padding in front
 
 
+def cut_batch(x, dtype=torch.float64):
+    """The streams of a batch, without the padding that its samples share."""
+    features = tuple(torch.tensor(x[m], dtype=dtype) for m in "lav")
+    split = Split(features, tuple((f == 0).all(dim=2) for f in features), torch.zeros(BATCH, 1), [])
+    return split.batch(range(BATCH), trimmed=True)[0]
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("empty", ["", "v", "av", "everywhere v"])
 def test_model_of_a_cut_batch(case, empty):
@@ -278,9 +286,7 @@ def test_model_of_a_cut_batch(case, empty):
         x[m][:, :FRONT[m]] = 0
     for m in empty.removeprefix("everywhere "):
         x[m][slice(None) if "everywhere" in empty else 0] = 0
-    features = tuple(torch.tensor(x[m]) for m in "lav")
-    split = Split(features, tuple((f == 0).all(dim=2) for f in features), torch.zeros(BATCH, 1), [])
-    streams, _ = split.batch(range(BATCH), trimmed=True)
+    streams = cut_batch(x)
     cut = {m: stream.length - stream.x.size(1) for m, stream in zip("lav", streams, strict=True)}
     assert cut == FRONT | ({"v": LENS["v"] - 1} if "everywhere" in empty else {})
     prediction, hidden = model(*streams)
@@ -291,6 +297,26 @@ def test_model_of_a_cut_batch(case, empty):
         expected_prediction, expected_hidden = reference_outputs(p, x, b, **options)
         assert_same(prediction[b], expected_prediction)
         assert_same(hidden[b], expected_hidden)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": "mean", "readout_layers": 2}, {"attn_mask": False}])
+def test_the_kernels_compute_the_same_model(options):
+    """In float32, a cut batch with hidden padding: its outputs are the reference's, its gradients those of float64."""
+    options, x = {**options, "mask_padding": True}, draw_inputs(DIMS)
+    for m in "lav":
+        x[m][:, :FRONT[m]] = 0
+    models = {dtype: make_model(**options).to(dtype) for dtype in (torch.float64, torch.float32)}
+    for dtype, model in models.items():
+        prediction, _ = model(*cut_batch(x, dtype))
+        prediction.sum().backward()
+    assert kernels.usable(prediction)
+    p = arrays(models[torch.float64], "")
+    for b in range(BATCH):
+        expected, _ = reference_outputs(p, x, b, **options)
+        np.testing.assert_allclose(prediction[b].detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+    for slow, fast in zip(*(model.parameters() for model in models.values()), strict=True):
+        if slow.grad is not None:
+            torch.testing.assert_close(fast.grad.double(), slow.grad, rtol=1e-3, atol=1e-4)
 
 
 def test_gradients_by_finite_differences():
