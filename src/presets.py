@@ -37,8 +37,9 @@ def read_preset(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or no preset: python -m src tune writes one")
     if content["format"] not in range(1, FORMAT + 1):
         raise UserError(f"{path} has format {content['format']}; this version reads 1 to {FORMAT}")
-    of_then = as_trained({"model": content["model"], **content["settings"]}, content["format"] + 1)
-    return {**content, "settings": {name: value for name, value in of_then.items() if name != "model"}}
+    of_then = as_trained({"settings": {"model": content["model"], **content["settings"]}}, content["format"] + 1)
+    del of_then["settings"]["model"]
+    return content | of_then
 
 
 def is_preset(content: dict[str, Any]) -> bool:

@@ -189,8 +189,7 @@ def load_saved(path: Path) -> dict:
                 raise zipfile.BadZipFile(f"{broken} is not what was written")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         check_format(saved, path)
-        if "config" in saved:
-            saved["config"]["settings"] = as_trained(saved["config"]["settings"], saved["format"])
+        as_trained(saved.get("config"), saved["format"])
     except UserError:
         raise
     except Exception as error:  # a damaged file can fail in any way
@@ -204,10 +203,13 @@ def check_format(content: dict, path: Path) -> None:
         raise UserError(f"{path} has format {printable(content['format'])}; this version reads 1 to {FORMAT}")
 
 
-def as_trained(settings: dict, file_format: int) -> dict:
-    """The recorded settings of a run, corrected by those that runs of its format had whatever they say."""
-    changes = [values for last, model, values in FORMER if file_format <= last and settings.get("model") == model]
-    return {name: value for part in (settings, *changes) for name, value in part.items()}
+def as_trained(record: Any, file_format: int) -> Any:
+    """A record with "settings", which are corrected to those that runs of its format had, whatever they say."""
+    if isinstance(record, dict) and isinstance(settings := record.get("settings"), dict):
+        for last, model, values in FORMER:
+            if file_format <= last and settings.get("model") == model:
+                settings.update(values)
+    return record
 
 
 def check_numbers(content: dict, settings: dict, path: Path | str) -> None:
@@ -249,10 +251,9 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         check_format(content, path)
-        if isinstance(content.get("settings"), dict):
-            content["settings"] = as_trained(content["settings"], content["format"])
+        as_trained(content, content["format"])
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: {path.parent} is not the folder of a run") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged; delete it or train the run again") from error
     return content

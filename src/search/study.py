@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.files import FolderLock, alone_in
 from src.runs.result import difference_of_settings
+from src.runs.run_folder import FORMAT, as_trained
 from src.search.space import Space, draw
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -49,7 +50,7 @@ class Study:
             with alone_in(self.folder):
                 self.optuna = self._open()
                 if NAME not in self.optuna.user_attrs:
-                    self.optuna.set_user_attr(NAME, search)
+                    self.optuna.set_user_attr(NAME, {"format": FORMAT, **search})
                 if not self.optuna.trials:
                     self.optuna.enqueue_trial(first)
         except OSError as error:
@@ -78,6 +79,7 @@ class Study:
 
     def _check(self, search: dict[str, Any]) -> None:
         there = self.optuna.user_attrs[NAME]
+        there = as_trained(there, there.get("format", 2))  # studies of that time did not say it
         differences = [difference_of_settings(there, search)]
         differences += [f"{name} is {there.get(name)} and {value}" for name, value in search.items()
                         if name != "settings" and there.get(name) != value]

@@ -257,6 +257,21 @@ def test_another_search_in_the_same_folder_is_refused(at_finished, capsys, chang
     assert preset() == before
 
 
+def test_a_study_of_a_pmr_without_mask_goes_on_without(folder, capsys, monkeypatch):
+    """Of the time of runs of format 2, which did not record it."""
+    command = [*SEARCH, "--no_readout_norm", "--trials"]
+    keep = optuna.Study.set_user_attr
+
+    def keep_as_then(study, key, value):
+        settings = {name: setting for name, setting in value["settings"].items() if name != "attn_mask"}
+        keep(study, key, {name: part for name, part in value.items() if name != "format"} | {"settings": settings})
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "set_user_attr", keep_as_then)
+        assert tune.main([*command, "1", "--no_causal_mask"]) == 0
+    assert "(attn_mask is False and True: there and asked for)" in complaint(capsys, *command, "2")
+    assert tune.main([*command, "2", "--no_causal_mask"]) == 0
+
+
 def test_another_data_file_is_refused(at_finished, tmp_path, capsys):
     path = write_dataset(tmp_path, "mine", make_splits(sizes=(30, 6, 6), seed=1), aligned=False)
     assert "holds another search (data is " in complaint(capsys, *SEARCH, "--data_path", path)
