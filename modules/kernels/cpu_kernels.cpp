@@ -115,7 +115,7 @@ struct Segment {
     int64_t first_visible;  // of its steps, in this sample
 };
 
-template <int WIDTH>
+template <int WIDTH, bool JOINED>  // JOINED: the source has several segments
 class Head {
   public:
     explicit Head(const Attention &a) : a(a), c(WIDTH ? WIDTH : a.width) {
@@ -127,7 +127,7 @@ class Head {
         }
         k.resize(c * blocks), v.resize(c * blocks), weights.resize(blocks), visible.resize(blocks * LANES);
         if (a.grad_out) grad_k.resize(c * blocks), grad_v.resize(c * blocks);
-        if (!a.hidden) list_parts();  // they are those of every sample
+        if (JOINED && !a.hidden) list_parts();  // they are those of every sample
     }
 
     void forward(int64_t sample, int64_t head) {
@@ -135,23 +135,21 @@ class Head {
         for (int64_t i = 0; i < a.T_t; ++i) {
             const float *q = a.q + at(a.of_q, sample, i, head);
             vec highest = vec{} - INFINITY;
-            const Span row = row_of(i);
-            for (const Part &part : row) {
-                const vec score = score_of(q, part);
-                weights[part.block] = score;
+            each_block(i, [&](int64_t b, int64_t seen) {
+                const vec score = score_of(q, b, seen);
+                weights[b] = score;
                 highest = score > highest ? score : highest;
-            }
+            });
             const float max = max_of(highest);
             const Key key = key_of_row(sample, i, head);
             vec sum{}, totals[WIDTH ? WIDTH : WIDEST] = {};
-            for (const Part &part : row) {
-                const int64_t b = part.block;
+            each_block(i, [&](int64_t b, int64_t) {
                 vec weight = exp_nonpositive(weights[b] - max);
                 sum += weight;
                 if (a.threshold) weight = keep(weight, key, uint32_t(b * LANES), a.threshold);
                 for (int64_t f = 0; f < width(); ++f) totals[f] += weight * v[b * width() + f];
-            }
-            const float total = row.first < row.last ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
+            });
+            const float total = max > -INFINITY ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
             a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log(total);
             float *out = a.out + dense(sample, i, head);
             for (int64_t f = 0; f < width(); ++f) out[f] = sum_of(totals[f]) * (a.keep_scale / total);
@@ -170,9 +168,8 @@ class Head {
             float inner = 0;  // the sum over source steps of weight times its gradient
             for (int64_t f = 0; f < width(); ++f) inner += out[f] * grad_out[f];
             vec totals[WIDTH ? WIDTH : WIDEST] = {};
-            for (const Part &part : row_of(i)) {
-                const int64_t b = part.block;
-                const vec difference = score_of(q, part) - log_sum;
+            each_block(i, [&](int64_t b, int64_t seen) {
+                const vec difference = score_of(q, b, seen) - log_sum;
                 const vec weight = exp_nonpositive(difference > 0.0f ? vec{} : difference);
                 const vec mask = a.threshold ? keep(vec{} + a.keep_scale, key, uint32_t(b * LANES), a.threshold)
                                              : vec{} + 1.0f;
@@ -186,7 +183,7 @@ class Head {
                     grad_k[place] += grad_score * q[f];
                     grad_v[place] += dropped * grad_out[f];
                 }
-            }
+            });
             float *grad_q = a.grad_q + at(a.of_grad_q, sample, i, head);
             for (int64_t f = 0; f < width(); ++f) grad_q[f] = sum_of(totals[f]);
         }
@@ -235,7 +232,7 @@ class Head {
             for (int64_t j = 0; j < segment.length; ++j) visible[segment.first_block * LANES + j] = !hidden[j];
             segment.first_visible = std::find(hidden, hidden + segment.length, 0) - hidden;
         }
-        list_parts();
+        if (JOINED) list_parts();
         looked_at = sample;
     }
 
@@ -250,56 +247,63 @@ class Head {
     // A block in which a target step sees something: its first `seen` lanes at most.
     struct Part { int32_t block, seen; };
 
-    // The parts that a target step sees.
-    struct Span {
-        const Part *first, *last;
-        const Part *begin() const { return first; }
-        const Part *end() const { return last; }
-    };
-
-    std::vector<Part> parts;  // of one target step after the other; all see the same where there are no counts
+    std::vector<Part> parts;  // that the target steps see, one after the other, where there are several segments
     std::vector<int64_t> starts;  // in `parts`, of each target step
 
     void list_parts() {
         parts.clear(), starts.assign(1, 0);
-        for (int64_t i = 0; i < (a.counts ? a.T_t : 1); ++i) {
-            for (int64_t n = 0; n < a.segments; ++n) {
-                const Segment &segment = segments[n];
-                const int64_t last = a.counts ? a.counts[i * a.segments + n] : segment.length;
-                if (segment.first_visible >= last) continue;
-                for (int64_t b = segment.first_visible / LANES; b * LANES < last; ++b)
-                    parts.push_back({int32_t(segment.first_block + b), int32_t(last - b * LANES)});
-            }
+        for (int64_t i = 0; i < a.T_t; ++i) {
+            for (int64_t n = 0; n < a.segments; ++n)
+                each_of_segment(n, i, [&](int64_t b, int64_t seen) { parts.push_back({int32_t(b), int32_t(seen)}); });
             starts.push_back(parts.size());
         }
     }
 
-    Span row_of(int64_t i) const {
-        const int64_t *start = &starts[a.counts ? i : 0];
-        return {parts.data() + start[0], parts.data() + start[1]};
+    // Calls function(block, seen) for each block in which target step i sees something: its first `seen` lanes at most.
+    // A list spares short segments the ends of many short loops; it would slow down long ones.
+    template <typename Function>
+    inline void each_block(int64_t i, Function function) const {
+        if constexpr (!JOINED) each_of_segment(0, i, function);
+        else {
+            const Part *last = parts.data() + starts[i + 1];
+            for (const Part *part = parts.data() + starts[i]; part < last; ++part) function(part->block, part->seen);
+        }
     }
 
-    vec score_of(const float *q, const Part &part) const {
-        const int64_t block = part.block;
+    template <typename Function>
+    inline void each_of_segment(int64_t n, int64_t i, Function function) const {
+        const Segment &segment = segments[n];
+        const int64_t last = a.counts ? a.counts[i * a.segments + n] : segment.length;
+        if (segment.first_visible >= last) return;
+        for (int64_t b = segment.first_visible / LANES; b * LANES < last; ++b)
+            function(segment.first_block + b, last - b * LANES);
+    }
+
+    vec score_of(const float *q, int64_t block, int64_t seen_lanes) const {
         vec score{};
         for (int64_t f = 0; f < width(); ++f) score += q[f] * k[block * width() + f];
-        ivec seen = LANE < part.seen;
+        ivec seen = LANE < int32_t(seen_lanes);
         if (a.hidden) seen &= __builtin_convertvector(*(const bvec *)(&visible[block * LANES]), ivec) != 0;
         return seen ? score * a.scale : vec{} - INFINITY;
     }
 };
 
-template <int WIDTH>
-void run(const Attention &a, bool backward, int threads) {
+template <int WIDTH, bool JOINED>
+void run_heads(const Attention &a, bool backward, int threads) {
     #pragma omp parallel num_threads(threads)
     {
-        Head<WIDTH> worker(a);
+        Head<WIDTH, JOINED> worker(a);
         #pragma omp for
         for (int64_t n = 0; n < a.samples * a.heads; ++n) {
             if (backward) worker.backward(n / a.heads, n % a.heads);
             else worker.forward(n / a.heads, n % a.heads);
         }
     }
+}
+
+template <int WIDTH>
+void run(const Attention &a, bool backward, int threads) {
+    a.segments > 1 ? run_heads<WIDTH, true>(a, backward, threads) : run_heads<WIDTH, false>(a, backward, threads);
 }
 
 constexpr int64_t ROW = 1 << 14;  // elements that share a key

@@ -69,8 +69,8 @@ def make_attention(job: SimpleNamespace) -> Callable[[], Any]:
     hub = join(Sequence.of(torch.empty(job.batch, T, 1, device=job.device)) for T in job.lens)
     seen = mask(hub, hub, causal=job.implementation != "unmasked")
     shape = job.batch, sum(job.lens), job.num_heads, job.embed_dim // job.num_heads
-    q, k, v = (torch.randn(shape, device=job.device, requires_grad=True) for _ in range(3))
-    return lambda: kernels.attention(q, k, v, seen, DROPOUTS["attn_dropout"]).sum().backward()
+    q, k, v, grad = (torch.randn(shape, device=job.device, requires_grad=True) for _ in range(4))
+    return lambda: torch.autograd.grad(kernels.attention(q, k, v, seen, DROPOUTS["attn_dropout"]), (q, k, v), grad)
 
 
 def make_inputs(job: SimpleNamespace) -> tuple:
