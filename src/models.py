@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from src.errors import UserError
 from src.options import CAUSAL_MASK, MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
 
+from baselines.linear import Linear
 from baselines.mult import MulT
 from baselines.mult_ffl import MulTFFL
 from modules.layers import LayerNorm
@@ -184,7 +185,8 @@ def mean_of_real_steps(sequence: Sequence) -> Tensor:
     return (sequence.x * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-MODELS = {"PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL}  # to add a model: its own file, and its class here
+# to add a model: its own file, and its class here
+MODELS: dict[str, type[nn.Module]] = {"PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL, "Linear": Linear}
 
 
 def find_model(name: str) -> str:

@@ -36,14 +36,21 @@ def fit(state: TrainingState, dataset: Dataset, *, num_epochs: int, early_stop: 
     Yields each epoch once it is evaluated and counted in the state, which can then be saved. A state that was loaded
     continues where it was saved. `after_step` may raise StopRequested; the state then has the part of the epoch that
     is done. Samples of like length are batched for training if `sort_batches`; for evaluation, which that does not
-    change, if the model has `trim_padding`. TrainingError where training diverges.
+    change, if the model has `trim_padding`. A model with a `solve` is fitted by that, without steps.
+    TrainingError where training diverges.
     """
     while state.epochs < num_epochs and not (early_stop and state.epochs_since_best >= early_stop):
         number, lr, start = state.epochs + 1, state.lr, time.time() - state.part.seconds
         train, task = dataset.splits["train"], dataset.task
         try:
-            for step in train_one_epoch(state, train, task, batch_size=batch_size, batch_chunk=batch_chunk, clip=clip,
-                                        by_length=sort_batches, trimmed=trim_padding):
+            if solve := getattr(state.model, "solve", None):
+                solve(train, dataset.splits["valid"], task, batch_size)
+                state.part.loss_sum = len(train) * evaluate(state.model, train, task, batch_size=batch_size,
+                                                            device=state.device).loss
+            for step in () if solve else train_one_epoch(
+                state, train, task, batch_size=batch_size, batch_chunk=batch_chunk, clip=clip, by_length=sort_batches,
+                trimmed=trim_padding,
+            ):
                 state.part.seconds = time.time() - start
                 after_step(step)
             evaluations = {

@@ -9,7 +9,7 @@ from itertools import product
 from src.data.download import download
 from src.data.specs import find_spec, missing_file_message
 from src.errors import UserError
-from src.models import MODELS, ablations_of
+from src.models import MODELS, ablations_of, varies_by_seed
 from src.runs.resume import is_finished
 from src.settings import Settings, parse_flags, resolve
 
@@ -61,6 +61,8 @@ def plan(
                 missing.append(missing_file_message(spec, path, settings.data_path, aligned))
                 continue
             for seed, variant in product(seeds, variants):
+                if seed != seeds[0] and not varies_by_seed(variant[1]):
+                    continue
                 run_flags = (*flags, *variant, "--seed", str(seed))
                 runs.append(Run(run_flags, resolve(parse_flags(run_flags))[0]))
     return runs, missing

@@ -8,7 +8,7 @@ import torch
 from modules.multihead_attention import MultiheadAttention
 from modules.position_embedding import PositionEmbedding
 from modules.sequence import Sequence, mask, padding_mask
-from src.models import MODELS, build_model
+from src.models import MODELS, arguments_of, build_model
 
 DIMS, LENS = (12, 5, 7), (6, 9, 11)
 MOSEI = {"input_dims": (300, 74, 35), "output_dim": 1}
@@ -17,7 +17,7 @@ MOSEI = {"input_dims": (300, 74, 35), "output_dim": 1}
 def small_model(name, **options):
     torch.manual_seed(0)
     sizes = {"input_dims": DIMS, "input_lens": LENS, "output_dim": 1, "embed_dim": 8, "num_heads": 2, "layers": 2}
-    return build_model(name, **(sizes | options))
+    return build_model(name, **{key: size for key, size in sizes.items() if key in arguments_of(name)} | options)
 
 
 def small_inputs(samples=4, seed=1):
@@ -31,6 +31,8 @@ def small_inputs(samples=4, seed=1):
 
 
 every_model = pytest.mark.parametrize("name", MODELS)
+TRANSFORMERS = [name for name in MODELS if "mask_padding" in arguments_of(name)]
+every_transformer = pytest.mark.parametrize("name", TRANSFORMERS)
 every_padding = pytest.mark.parametrize("mask_padding", [False, True], ids=["padding-seen", "padding-hidden"])
 
 
@@ -40,7 +42,7 @@ def test_shapes(name, output_dim):
     model = small_model(name, output_dim=output_dim)
     prediction, hidden = model(*small_inputs())
     assert prediction.shape == (4, output_dim)
-    assert hidden.shape == (4, 24 if name == "PMR" else 48)
+    assert hidden.shape == (4, {"PMR": 24, "Linear": 2 * sum(DIMS) + 3}.get(name, 48))
 
 
 @every_model
@@ -48,7 +50,7 @@ def test_name_in_any_case(name):
     assert type(small_model(name.lower())) is type(small_model(name.upper())) is MODELS[name]
 
 
-@every_model
+@every_transformer
 def test_every_parameter_learns(name):
     """The message-update weights of a published PMR re-implementation never did."""
     model = small_model(name, attn_dropout=0.1, embed_dropout=0.1)
@@ -81,7 +83,7 @@ def test_every_trainable_parameter_of_a_variant_has_a_gradient(name, options):
     assert [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@every_model
+@every_transformer
 @every_padding
 def test_batched_equals_one_by_one(name, mask_padding):
     model, inputs = small_model(name, mask_padding=mask_padding).double().eval(), small_inputs()
@@ -91,7 +93,7 @@ def test_batched_equals_one_by_one(name, mask_padding):
     torch.testing.assert_close(batched, alone, rtol=1e-12, atol=1e-12)
 
 
-@every_model
+@every_transformer
 @every_padding
 @pytest.mark.parametrize("empty", range(3))
 def test_empty_stream_gives_no_nan(name, empty, mask_padding):
@@ -103,7 +105,7 @@ def test_empty_stream_gives_no_nan(name, empty, mask_padding):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@every_model
+@every_transformer
 @every_padding
 def test_padding_is_taken_from_the_inputs_unless_given(name, mask_padding):
     model, inputs = small_model(name, mask_padding=mask_padding).eval(), small_inputs()
@@ -114,7 +116,7 @@ def test_padding_is_taken_from_the_inputs_unless_given(name, mask_padding):
     assert not torch.allclose(model(*nothing)[0], prediction)
 
 
-@every_model
+@every_transformer
 def test_hidden_padding_does_not_matter(name):
     """With mask_padding, what stands in a padded source step has no influence; without, as in the original, it has."""
     def change_of_prediction(mask_padding):
@@ -127,7 +129,7 @@ def test_hidden_padding_does_not_matter(name):
     assert change_of_prediction(mask_padding=False) > 1e-4
 
 
-@every_model
+@every_transformer
 def test_dropout_is_off_in_evaluation(name):
     rates = dict.fromkeys(("attn_dropout", "attn_dropout_a", "attn_dropout_v", "relu_dropout", "embed_dropout",
                            "res_dropout", "out_dropout"), 0.3)
@@ -163,7 +165,7 @@ def test_pmr_is_below_its_published_size(input_lens):
     ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly' (an option of MulT, MulT-FFL)"),
     ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly'"),
     ("MulT-FFL", {"colour": "red"}, "MulT-FFL has no use for colour='red'"),
-    ("LSTM", {}, "no model is called 'LSTM'; there are PMR, MulT, MulT-FFL"),
+    ("LSTM", {}, "no model is called 'LSTM'; there are PMR, MulT, MulT-FFL, Linear"),
     ("MulT", {"only": "text"}, "only is 'text'"),
     ("MulT", {"num_heads": 3}, "width 8 cannot be divided into 3 attention heads"),
     ("PMR", {"modalities": "lt"}, "modalities is 'lt'"),

@@ -10,14 +10,15 @@ from modules import kernels
 from modules.sequence import Segment, Sequence, first_real_steps, join, mask, padding_mask
 from src.data.specs import find_spec
 from src.dataset import Dataset, Split, load_dataset
-from src.models import MODELS, build_model
+from src.models import build_model
 from src.train import fit
 from src.training.state import TrainingState
 from tests.data_files import make_splits, write_dataset
+from tests.modules.test_models import TRANSFORMERS
 
 DIMS, UNALIGNED, ALIGNED = (6, 4, 5), (5, 14, 17), (9, 9, 9)
 VARIANTS = [
-    *((name, {}) for name in MODELS),
+    *((name, {}) for name in TRANSFORMERS),
     ("MulT", {"attn_mask": False}), ("MulT", {"only": "aonly"}),
     ("PMR", {"message_form": "full"}), ("PMR", {"message_update": "mean"}), ("PMR", {"message_update": "none"}),
     ("PMR", {"attn_mask": False}), ("PMR", {"readout_norm": True}),
@@ -184,7 +185,7 @@ def test_predictions_and_gradients_are_the_same(name, options, kernel, lens):
         assert_trimming_changes_nothing(name, options, lens, front_padded(lens, seed, empty=empty))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_padding_that_is_given_may_hold_anything(name):
     padding = [torch.arange(T).expand(3, T) < torch.tensor([[T - 1], [T // 2], [T // 2 + 1]]) for T in UNALIGNED]
     assert_trimming_changes_nothing(name, {}, UNALIGNED, real_steps(UNALIGNED), padding)
@@ -208,7 +209,7 @@ def test_every_stream_keeps_its_last_step():
     assert [stream.steps.tolist() for stream in streams] == [[T - 1] for T in UNALIGNED]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_steps_are_really_cut(name, monkeypatch):
     def longest_attention(trimmed):
         lengths, computed = [], kernels.attention
@@ -230,7 +231,7 @@ def in_float64(split):
     return replace(split, features=tuple(x.double() for x in split.features), labels=split.labels.double())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_training_is_the_same(name, tmp_path):
     """Up to rounding, and with evaluations in other batches: they go by length where padding is trimmed."""
     def losses(trim_padding):
