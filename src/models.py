@@ -11,6 +11,7 @@ from src.errors import UserError
 from src.options import CAUSAL_MASK, MOST_LAYERS, OUR_CHOICE, Choices, Option, Range, count
 
 from baselines.linear import Linear
+from baselines.lstm import EFLSTM, LFLSTM
 from baselines.mult import MulT
 from baselines.mult_ffl import MulTFFL
 from modules.layers import LayerNorm
@@ -186,7 +187,9 @@ def mean_of_real_steps(sequence: Sequence) -> Tensor:
 
 
 # to add a model: its own file, and its class here
-MODELS: dict[str, type[nn.Module]] = {"PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL, "Linear": Linear}
+MODELS: dict[str, type[nn.Module]] = {
+    "PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL, "EF-LSTM": EFLSTM, "LF-LSTM": LFLSTM, "Linear": Linear,
+}
 
 
 def find_model(name: str) -> str:
@@ -225,6 +228,11 @@ def presets_of(name: str) -> dict[str, dict[str, Any]]:
 def varies_by_seed(name: str) -> bool:
     """Whether training depends on the seed. A class says `varies_by_seed = False` where it does not."""
     return getattr(MODELS[find_model(name)], "varies_by_seed", True)
+
+
+def takes_unaligned(name: str) -> bool:
+    """Whether a model takes streams of different lengths. A class says `aligned_only = True` where it does not."""
+    return not getattr(MODELS[find_model(name)], "aligned_only", False)
 
 
 def owners_of(argument: str) -> list[str]:

@@ -108,7 +108,7 @@ def test_a_new_model_is_in_the_grid_and_the_tables(folder):
 
 def test_the_help_names_a_new_model_and_its_options(folder):
     text = " ".join(make_parser().format_help().split())
-    assert "PMR, MulT, MulT-FFL, Linear or Toy, in any case" in text
+    assert "PMR, MulT, MulT-FFL, EF-LSTM, LF-LSTM, Linear or Toy, in any case" in text
     assert "--width WIDTH width of the hidden layer (default: 4)" in text
     assert "--no_bias leave out the bias" in text
 

@@ -9,7 +9,7 @@ from itertools import product
 from src.data.download import download
 from src.data.specs import find_spec, missing_file_message
 from src.errors import UserError
-from src.models import MODELS, ablations_of, varies_by_seed
+from src.models import MODELS, ablations_of, takes_unaligned, varies_by_seed
 from src.runs.resume import is_finished
 from src.settings import Settings, parse_flags, resolve
 
@@ -45,7 +45,9 @@ def plan(
     datasets: Sequence[str], alignment: str, models: Sequence[str], seeds: Sequence[int], main_flags: Sequence[str],
     ablations: bool = False,
 ) -> tuple[list[Run], list[str]]:
-    """The runs of a grid, and a line for each data file that is missing."""
+    """The runs of a grid, and a line for each data file that is missing. A model in which nothing is random has one
+    run, for the first seed. One that takes aligned data alone has none on other data.
+    """
     runs, missing = [], []
     variants: list[tuple[str, ...]] = [("--model", model) for model in models]
     if ablations:
@@ -61,7 +63,8 @@ def plan(
                 missing.append(missing_file_message(spec, path, settings.data_path, aligned))
                 continue
             for seed, variant in product(seeds, variants):
-                if seed != seeds[0] and not varies_by_seed(variant[1]):
+                model = variant[1]
+                if (seed != seeds[0] and not varies_by_seed(model)) or not (aligned or takes_unaligned(model)):
                     continue
                 run_flags = (*flags, *variant, "--seed", str(seed))
                 runs.append(Run(run_flags, resolve(parse_flags(run_flags))[0]))

@@ -11,9 +11,10 @@ import torch
 from src.data.specs import KNOWN, find_spec
 from src.dataset import load_dataset
 from src.errors import UserError
-from src.models import MODELS, build_model
+from src.models import build_model
 from tests.data.test_safe_pickle import assemble, of_python_2
 from tests.data_files import make_mmsa_splits, make_splits, write_dataset
+from tests.modules.test_models import TRANSFORMERS
 
 KEYS = ("text", "audio", "vision")
 
@@ -220,7 +221,7 @@ def test_two_modalities(make, key, letters, gone, tmp_path):
     assert dataset.input_dims[i] == 1
     assert not any(split.features[i].any() for split in dataset.splits.values())
     streams, _ = dataset.splits["test"].batch([0, 2])
-    for model in MODELS:
+    for model in TRANSFORMERS:
         built = build_model(model, input_dims=dataset.input_dims, input_lens=dataset.input_lens, output_dim=1,
                             embed_dim=4, num_heads=2, layers=1, **({"modalities": letters} if model == "PMR" else {}))
         assert torch.isfinite(built(*streams)[0]).all()
@@ -344,7 +345,7 @@ def test_true_shapes_reach_every_model(name, make, aligned, lens, dims, tmp_path
         splits = make_splits("emotion" if name == "iemocap" else "sentiment", **sizes)
     dataset = load(splits, tmp_path, name, aligned)
     streams, labels = dataset.splits["test"].batch([0, 2])
-    for model in MODELS:
+    for model in TRANSFORMERS:
         torch.manual_seed(0)
         built = build_model(model, input_dims=dataset.input_dims, input_lens=dataset.input_lens,
                             output_dim=dataset.task.output_dim, embed_dim=4, num_heads=2, layers=1)

@@ -8,7 +8,7 @@ import torch
 from modules.multihead_attention import MultiheadAttention
 from modules.position_embedding import PositionEmbedding
 from modules.sequence import Sequence, mask, padding_mask
-from src.models import MODELS, arguments_of, build_model
+from src.models import MODELS, arguments_of, build_model, takes_unaligned
 
 DIMS, LENS = (12, 5, 7), (6, 9, 11)
 MOSEI = {"input_dims": (300, 74, 35), "output_dim": 1}
@@ -30,7 +30,8 @@ def small_inputs(samples=4, seed=1):
     return inputs
 
 
-every_model = pytest.mark.parametrize("name", MODELS)
+UNALIGNED = [name for name in MODELS if takes_unaligned(name)]
+every_model = pytest.mark.parametrize("name", UNALIGNED)
 TRANSFORMERS = [name for name in MODELS if "mask_padding" in arguments_of(name)]
 every_transformer = pytest.mark.parametrize("name", TRANSFORMERS)
 every_padding = pytest.mark.parametrize("mask_padding", [False, True], ids=["padding-seen", "padding-hidden"])
@@ -42,7 +43,7 @@ def test_shapes(name, output_dim):
     model = small_model(name, output_dim=output_dim)
     prediction, hidden = model(*small_inputs())
     assert prediction.shape == (4, output_dim)
-    assert hidden.shape == (4, {"PMR": 24, "Linear": 2 * sum(DIMS) + 3}.get(name, 48))
+    assert hidden.shape == (4, {"PMR": 24, "LF-LSTM": 3 * 240, "Linear": 2 * sum(DIMS) + 3}.get(name, 48))
 
 
 @every_model
@@ -165,7 +166,7 @@ def test_pmr_is_below_its_published_size(input_lens):
     ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly' (an option of MulT, MulT-FFL)"),
     ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly'"),
     ("MulT-FFL", {"colour": "red"}, "MulT-FFL has no use for colour='red'"),
-    ("LSTM", {}, "no model is called 'LSTM'; there are PMR, MulT, MulT-FFL, Linear"),
+    ("LSTM", {}, "no model is called 'LSTM'; there are PMR, MulT, MulT-FFL, EF-LSTM, LF-LSTM, Linear"),
     ("MulT", {"only": "text"}, "only is 'text'"),
     ("MulT", {"num_heads": 3}, "width 8 cannot be divided into 3 attention heads"),
     ("PMR", {"modalities": "lt"}, "modalities is 'lt'"),

@@ -143,7 +143,7 @@ FLAGS = [  # after SMALL, unless they name another data set
     ("--optim Adamant", "argument --optim: invalid choice: 'Adamant'"),
     ("--preset paper", "--preset paper: MulT's Table 5 has no row for 'mine'"),
     ("--preset best", "--preset best is neither paper nor stock, and no file either"),
-    ("--model LSTM", "--model: no model is called 'LSTM'; there are PMR, MulT, MulT-FFL, Linear"),
+    ("--model LSTM", "--model: no model is called 'LSTM'; there are PMR, MulT, MulT-FFL, EF-LSTM, LF-LSTM, Linear"),
     ("--lonly --aonly", "argument --aonly: not allowed with argument --lonly"),
     ("--aonly --vonly", "argument --vonly: not allowed with argument --aonly"),
     ("--lonly --aonly --vonly", "argument --aonly: not allowed with argument --lonly"),

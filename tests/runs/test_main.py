@@ -15,12 +15,12 @@ import torch
 from main import main
 from src.data.specs import find_spec
 from src.dataset import load_dataset
-from src.models import MODELS
 from src.report.compare import main as compare
 from src.report.read_runs import read_run
 from src.report.tables import write_tables
 from src.tasks import SentimentRegression
 from tests.data_files import make_mmsa_splits, make_splits, write_dataset
+from tests.modules.test_models import TRANSFORMERS
 
 SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "2", "--batch_size", "5",
          "--log_interval", "1"]
@@ -57,7 +57,7 @@ def metrics_without_time(run):
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TRANSFORMERS)
 @pytest.mark.parametrize("arguments, run", [
     ([], "mine/unaligned/{}/seed1111"),
     (["--aligned", "--seed", "7", "--mask_padding"], "mine/aligned/{}/seed7"),
@@ -202,7 +202,7 @@ def test_a_split_that_leaves_metrics_undefined_is_reported_all_the_same(folder, 
     assert main(["--eval", str(folder / "results/mine/unaligned/MulT/seed1111")]) == 0
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TRANSFORMERS)
 def test_the_same_seed_gives_the_same_run(folder, model):
     dropout = ["--model", model, "--attn_dropout_a", "0.2"]
     for results, seed in (("one", "5"), ("two", "5"), ("three", "6")):
@@ -215,7 +215,7 @@ def test_the_same_seed_gives_the_same_run(folder, model):
 
 
 @pytest.mark.parametrize("dataset", ["mine", "iemocap"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TRANSFORMERS)
 def test_eval_needs_the_checkpoint_alone(folder, capsys, model, dataset):
     main(command(folder, "--model", model, dataset=dataset))
     run = next((folder / "results").glob("*/*/*/*"))

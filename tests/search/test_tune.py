@@ -15,7 +15,6 @@ from src.data.specs import find_spec
 from src.dataset import load_dataset
 from src.errors import UserError
 from src.grid import plan as grid_plan
-from src.models import MODELS
 from src.report.tables import write_tables
 from src.runs.result import difference_of_settings
 from src.runs.run_folder import RunFolder
@@ -25,6 +24,7 @@ from src.search.study import Trial
 from src.settings import parse_flags, presettable, resolve
 from src.training.machine import TrainingError
 from tests.data_files import give_data, make_splits, write_dataset
+from tests.modules.test_models import TRANSFORMERS
 
 RUN = ["--model", "PMR", "--dataset", "mine", "--device", "cpu"]
 FIXED = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--num_epochs", "3"]
@@ -217,7 +217,7 @@ def space_of(line, samples=1000):
 
 
 @pytest.mark.parametrize("dataset", ["mosi", "mosei", "iemocap", "demo", "mine"])
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TRANSFORMERS)
 def test_every_draw_is_valid_and_so_are_the_settings_without_a_search(model, dataset):
     settings, space = space_of(f"--model {model} --dataset {dataset}")
     drawing = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
