@@ -24,6 +24,7 @@ from src.grid.plan import ALIGNMENTS, Run, fetch_missing, plan
 from src.grid.pool import MAIN, execute_here, visible_gpus
 from src.models import MODELS
 from src.report.plots import make_figures
+from src.report.significance import CLUSTER_HELP, check_pattern
 from src.report.tables import write_tables
 from src.settings import parse_flags
 from src.training.stop import StopRequested, interrupted_by_signals
@@ -44,6 +45,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
                         help="runs at a time, given out over the GPUs (default: one a GPU, or one; demo: one a core)")
     parser.add_argument("--preset", help="paper, stock or a FILE of python -m src tune, for every run")
     parser.add_argument("--ablations", action="store_true", help="also PMR with each of its ablations")
+    parser.add_argument("--cluster", metavar="REGEX", help=CLUSTER_HELP)
     parser.add_argument("--download", action="store_true", help="first fetch the data files that are missing")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--tables", default="tables", help="folder of the tables")
@@ -94,6 +96,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--jobs {arguments.jobs} starts nothing; give 1 or more")
     if arguments.gpus_per_run is not None and not arguments.ray:
         raise UserError("--gpus_per_run is for --ray; here, --jobs runs share the GPUs")
+    if arguments.cluster is not None:
+        check_pattern(arguments.cluster)
     if arguments.download and (arguments.dry_run or arguments.index is not None):
         raise UserError("--download goes with running the whole grid; fetch first: python -m src download --help")
 
@@ -128,7 +132,8 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
     elif left:
         failed = execute_here(left, min(arguments.jobs, len(left)), logs)
     if len(failed) < len(runs):
-        tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations)
+        tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations,
+                                        arguments.cluster)
         figures = make_figures(arguments.results_dir, arguments.figures)
         for table in tables:
             print("\n" + (Path(arguments.tables) / f"{table.name}.md").read_text(encoding="utf-8"))

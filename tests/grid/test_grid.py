@@ -188,6 +188,7 @@ def test_missing_data_is_fetched(folder, monkeypatch, capfd):
     ("--datasets mine -- --download", "--download cannot stand after --"),
     ("--datasets mine -- --eval results", "--eval cannot stand after --"),
     ("--datasets mine --jobs 0", "--jobs 0 starts nothing"),
+    ("--datasets mine --cluster (", "--cluster"),
     ("--datasets mine --models LSTM", "no model is called 'LSTM'"),
     ("--datasets mine -- --colour red", "unrecognized arguments: --colour"),
     ("--colour=red", "unrecognized arguments: --colour"),
@@ -197,7 +198,7 @@ def test_missing_data_is_fetched(folder, monkeypatch, capfd):
     ("--datasets mine --ray --index 0", "not allowed with argument --ray"),
     ("--datasets mine --index 0 --dry_run", "not allowed with argument --index"),
     ("--datasets mine --index 0 --download", "--download goes with running the whole grid"),
-    ("--datasets mine --index 30", "--index 30 is not in the grid: it has 15 runs, 0 to 14"),
+    ("--datasets mine --index 30", "--index 30 is not in the grid: it has 21 runs, 0 to 20"),
     ("--datasets mine --index -1", "--index -1 is not in the grid"),
 ])
 def test_wrong_arguments_are_named(folder, capsys, line, words):
