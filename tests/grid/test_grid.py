@@ -50,8 +50,9 @@ def test_the_whole_grid(folder):
             write_dataset(folder / "data", stem, make_splits(), aligned)
     parsed = grid.parse_arguments([])
     runs, missing = grid_plan.plan(parsed.datasets, parsed.alignment, parsed.models, parsed.seeds, parsed.main_flags)
-    assert (len(runs), missing) == (3 * 2 * 3 * 5, [])
-    assert len({run.settings.run_path for run in runs}) == 90
+    unaligned, aligned = 4 * 5 + 1, 5 * 5 + 1  # Linear once, EF-LSTM on aligned data
+    assert (len(runs), missing) == (3 * (unaligned + aligned), [])
+    assert len({run.settings.run_path for run in runs}) == 141
     assert runs[0].title == "mosi unaligned PMR seed1111"
     assert {run.settings.preset for run in runs} == {"paper"}
 
