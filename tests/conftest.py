@@ -13,14 +13,17 @@ import pytest
 import torch
 
 QUICK = (  # fast tests, some for each room: files, or file::beginning of the name
+    "baselines/test_linear.py::test_stat", "baselines/test_lstm.py::test_the_hidden",
     "data/test_archive.py", "data/test_batches.py", "data/test_demo.py", "data/test_formats.py",
     "grid/test_grid.py::test_arguments", "grid/test_grid.py::test_the_whole_grid", "modules/test_golden.py::test_o",
     "modules/test_golden.py::test_metrics", "modules/test_sequence.py::test_the_causal_mask",
     "modules/test_sequence.py::test_joined", "report/test_significance.py",
-    "report/test_tables.py::test_every_kind",
+    "report/test_tables.py::test_every_kind", "report/test_escapes.py::test_no_cell",
     "runs/test_main.py::test_a_second_run", "runs/test_stock_checkpoint.py::test_the_tensors",
-    "search/test_tune.py::test_flags_that", "tasks/test_choice.py", "tools/test_inspect.py",
-    "training/test_train.py", "test_docs.py", "test_house.py", "test_metrics.py", "test_registry.py",
+    "search/test_tune.py::test_flags_that", "search/test_protocol.py::test_wrong", "tasks/test_choice.py",
+    "tools/test_inspect.py",
+    "training/test_train.py", "training/test_meta.py", "test_docs.py", "test_house.py", "test_metrics.py",
+    "test_registry.py",
     "test_settings.py",
 )
 

@@ -28,7 +28,6 @@ def folder(request, tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.quick
 def test_statistics_are_of_the_real_steps():
     x = torch.randn(2, 6, 3)
     x[0, :4] = 0

@@ -21,7 +21,6 @@ def test_sizes_are_near_the_published_ones(name, size):
     assert sum(p.numel() for p in build_model(name, **MOSEI).parameters()) == pytest.approx(size, rel=0.02)
 
 
-@pytest.mark.quick
 def test_the_hidden_state_is_that_of_the_last_step():
     x = [torch.randn(3, 5, d) for d in (4, 2, 3)]
     sizes = {"input_dims": (4, 2, 3), "input_lens": (5, 5, 5), "output_dim": 2, "hidden_dim": 6}

@@ -17,7 +17,6 @@ from tests.run_files import write_run
 HOSTILE = "=1+1 $x_1$ \\input{a} 50% | `rm` *b* <b> [l](u) ~^&# 表情"
 
 
-@pytest.mark.quick
 def test_each_format_shows_a_hostile_name_as_it_is(tmp_path):
     write_run(tmp_path / "results", model="PMR", seed=1)
     groups, _ = collect(tmp_path / "results")

@@ -30,7 +30,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.quick
 def test_a_protocol_chooses_by_validation_and_goes_on_where_it_stopped(folder, capfd):
     command = ["protocol.toml", "--", "--no_cuda"]
     assert protocol.main(command) == 0

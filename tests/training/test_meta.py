@@ -23,7 +23,6 @@ def meta_step(model, trimmed=False):
     return train_step(state, split, SentimentRegression(), 0, torch.arange(4), 2, 0.8, trimmed)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("hidden", [False, True], ids=["padding-seen", "padding-hidden"])
 @pytest.mark.parametrize("name", UNALIGNED)
 def test_a_training_step_leaves_nothing_on_the_cpu(name, hidden):
