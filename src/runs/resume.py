@@ -13,10 +13,14 @@ ADVICE = "give what it has, or start afresh with another --results_dir or after 
 
 
 def is_finished(path: Path, settings: Any) -> bool:
-    """Whether a folder holds a result of these Settings; UserError where it holds one of others."""
+    """Whether a folder holds a result of these Settings; UserError where it holds one of others, or one that this
+    version would not compute.
+    """
     result = read_result(path)
     if result and (difference := difference_of_settings(result, {"settings": settings.recorded()})):
         raise UserError(f"{path} holds a run of other settings ({difference}: there and asked for); {ADVICE}")
+    if result:
+        check_numbers(result, settings.recorded(), path / "result.json")
     return result is not None
 
 

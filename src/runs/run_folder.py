@@ -53,7 +53,9 @@ FORMER = (  # settings that runs of a model had up to a format, whatever they sa
     (2, "PMR", {"attn_mask": False}),
 )
 CHANGES = (
-    Change(1, lambda settings: settings["mask_padding"], "mask_padding had another rule for steps that see nothing"),
+    Change(1, lambda settings: settings.get("mask_padding"),
+           "mask_padding had another rule for steps that see nothing"),
+    Change(2, lambda settings: settings["dataset"] == "demo", "the demo had other data"),
 )
 
 

@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from main import main
+from src.errors import UserError
 from src.presets import read_preset
 from src.report.read_runs import collect, read_run
 from src.report.tables import write_tables
+from src.runs.resume import is_finished
 from src.runs.run import load_trained
 from src.runs.run_folder import load_checkpoint, read_result
+from src.settings import SHARED, parse_flags, resolve
 from tests.data_files import give_data
 
 MODEL = Path("results/mine/unaligned/PMR")
@@ -71,6 +74,19 @@ def test_a_run_that_says_otherwise_had_no_mask_either(former):
     saved["config"]["settings"]["attn_mask"] = True
     torch.save(saved, former / "checkpoint.pt")
     assert load_checkpoint(former)["config"]["settings"]["attn_mask"] is False
+
+
+def test_a_run_on_the_demo_of_that_time_is_not_taken_for_one_of_today(former, capsys):
+    path = former / "result.json"
+    content = json.loads(path.read_text())
+    content["dataset"] = content["settings"]["dataset"] = "demo"
+    there = Path("results/demo/unaligned/PMR/seed1")
+    there.mkdir(parents=True)
+    (there / "result.json").write_text(json.dumps(content))
+    settings, _ = resolve(parse_flags([*FLAGS, "--seed", "1", "--no_causal_mask", "--dataset", "demo"]))
+    with pytest.raises(UserError, match="has format 2, of a time when the demo had other data"):
+        is_finished(there, settings.changed({name: content["settings"][name] for name in content["settings"]
+                                             if name in SHARED}))
 
 
 def test_a_preset_of_that_time_has_no_mask(tmp_path):
