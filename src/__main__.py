@@ -18,6 +18,7 @@ COMMANDS = {  # name: (module whose main(argv) it is, help)
     "download": ("src.data.download", "fetch the files of a data set"),
     "inspect": ("src.tools.inspect_file", "show the contents of a data file, and whether main.py takes it"),
     "convert": ("src.tools.convert", "pack computational sequences (.csd) into a data file"),
+    "ravdess": ("src.tools.ravdess", "make the data set RAVDESS from two public repositories"),
     "demo": ("src.data.demo", "print how far linear models get on the built-in demo"),
     "grid": ("src.grid.grid", "train every run of a comparison: what run_all.sh starts"),
     "tune": ("src.search.tune", "search for the settings of a model"),

@@ -54,7 +54,7 @@ class Settings:
 
     model: str = flag("task", "MulT", "%(models)s, in any case")
     dataset: str = flag("task", "mosei_senti", "mosi, mosei (or mosei_senti), iemocap, sims, simsv2, meld, "
-                        "ur_funny, mustard, demo, or NAME of NAME_data.pkl")
+                        "ur_funny, mustard, ravdess, demo, or NAME of NAME_data.pkl")
     aligned: bool = flag("task", False, "take the word-aligned sequences", action="store_true")
     data_path: str = flag("task", "data", "folder of the data files, or the file itself")
     preset: str | None = flag("task", None, "settings to start from: paper for a known data set, else stock; one "

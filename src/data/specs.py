@@ -48,6 +48,7 @@ class DatasetSpec:
     other_files: tuple[tuple[bool, str], ...] = ()  # further names of its files: whether aligned, and the name
     other_tasks: tuple[Task, ...] = ()  # of other label sets of it; the labels show which
     labels_source: str = ""  # of the names of labels and their order
+    made_by: str = ""  # the command that makes its unaligned file
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -90,6 +91,7 @@ def table_5(**row: Any) -> dict[str, Any]:
 MOSEI_EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")  # in the SDK's order
 MELD_EMOTIONS = ("neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger")
 IEMOCAP_CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
+RAVDESS_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 HUMOR, SARCASM = ("not humorous", "humorous"), ("not sarcastic", "sarcastic")
 
 KNOWN = (
@@ -138,6 +140,10 @@ KNOWN = (
     DatasetSpec("mustard", "sarcasm", Classification(SARCASM, (-1, 1)), other_tasks=(Classification(SARCASM),),
                 labels_source="MultiBench's loader, get_data.py: above 0 is sarcastic",
                 other_files=((True, "sarcasm.pkl"),)),
+    DatasetSpec("ravdess", "ravdess", Classification(RAVDESS_EMOTIONS), other_tasks=(EmotionClassification(),),
+                cluster=r"^(?:\d+-)+(\d+)",  # the actor: the last number of the first field
+                labels_source="zenodo.org/records/1188976; Neutral is neutral or calm",
+                made_by="python -m src ravdess"),
     DatasetSpec(
         "demo", "demo", SentimentRegression(),
         {"batch_size": 32, "lr": 2e-3, "embed_dim": 24, "num_heads": 4, "nlevels": 2, "embed_dropout": 0.0,
@@ -228,6 +234,8 @@ def missing_file_message(spec: DatasetSpec, path: Path, data_path: str | Path, a
         return f"{path} is missing: get {name} of MMSA's data at {MMSA_FOLDER} and put it into {data_path}"
     if fetch:
         return f"{path} is missing: {fetch}"
+    if spec.made_by:
+        return f"{path} is missing: {spec.made_by} makes it"
     known = ", ".join(known.name for known in KNOWN)
     return f"{path} is missing: put it there, name its folder by --data_path, or use a known data set ({known})"
 

@@ -183,6 +183,18 @@ def check_in_use(streams: dict[str, Stream], segments: dict[str, list[Segment]])
         stream.of_video(video)
 
 
+def spec_of_new(out: Path, aligned: bool) -> DatasetSpec:
+    """The data set that a new file is of by its name; UserError where main.py would not find it, or it is there."""
+    ending = "_data.pkl" if aligned else "_data_noalign.pkl"
+    spec, _ = told_by_path(out)
+    if spec is None or not out.name.endswith(ending) or spec.make:
+        raise UserError(f"--out {out}: main.py finds {'aligned' if aligned else 'unaligned'} data as NAME{ending}, "
+                        "NAME not demo; name it so" + (", or add --aligned" if out.name.endswith("_data.pkl") else ""))
+    if out.exists():
+        raise UserError(f"--out {out} is there already; move it away or give another name")
+    return spec
+
+
 def write(splits: dict, path: Path) -> None:
     """Write a data file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -216,13 +228,7 @@ def run(argv: Sequence[str] | None) -> None:
     add_label_flags(parser)
     arguments = parser.parse_args(argv)
     out, aligned = arguments.out, arguments.aligned
-    ending = "_data.pkl" if aligned else "_data_noalign.pkl"
-    spec, _ = told_by_path(out)
-    if spec is None or not out.name.endswith(ending) or spec.make:
-        raise UserError(f"--out {out}: main.py finds {'aligned' if aligned else 'unaligned'} data as NAME{ending}, "
-                        "NAME not demo; name it so" + (", or add --aligned" if out.name.endswith("_data.pkl") else ""))
-    if out.exists():
-        raise UserError(f"--out {out} is there already; move it away or give another name")
+    spec = spec_of_new(out, aligned)
     paths = {key: getattr(arguments, key) for key in MODALITY_KEYS}
     job = Job(paths, arguments.labels, arguments.folds, lengths(arguments.steps, aligned), aligned,
               arguments.label_columns, spec, asked_by(arguments)[0])

@@ -380,7 +380,7 @@ def test_files_that_cannot_be_read(content, expected, tmp_path, capfd):
     ("mosi", "mosi", "src download --dataset mosi "), ("MOSEI", "mosei_senti", "src download --dataset mosei "),
     ("iemocap", "iemocap", "src download --dataset iemocap "),
     ("mine", "mine", "--data_path"),
-    ("mine", "mine", "mosi, mosei, iemocap, sims, simsv2, meld, ur_funny, mustard, demo"),
+    ("mine", "mine", "mosi, mosei, iemocap, sims, simsv2, meld, ur_funny, mustard, ravdess, demo"),
 ])
 @pytest.mark.parametrize("place", ["folder", "no folder", "folder in place of the file"])
 def test_missing_files(name, stem, advice, aligned, suffix, place, tmp_path):
