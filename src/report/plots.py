@@ -11,11 +11,12 @@ For each data set, alignment and protocol:
     ..._messages.png   PMR: the message weights alpha of each layer
     ..._attention.png  PMR: crossmodal attention to the hub in the last layer, for one test sample
 
-A PMR that was trained with a --name of its own adds it to the names of its last three.
+A PMR that was trained with a --name of its own adds it to the names of its last three. Pooled folds have bars and
+confusion matrices alone.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ from src.report.drawing import (
     loss_curves,
 )
 from src.report.escapes import drawn_text
-from src.report.read_runs import Group, collect, read_predictions
+from src.report.folds import FOLDS_HELP, pool
+from src.report.read_runs import Group, collect, predictions_of
 from src.runs.run import load_trained
 from src.runs.run_folder import OutdatedRunError
 from src.tasks import Classification, task_of_result
@@ -62,6 +64,13 @@ def find_runs(results_dir: str | Path, dataset: str | None = None) -> tuple[dict
         group: {name: [read_run(result) for result in runs] for name, runs in models.items()}
         for group, models in groups.items()
     }, problems
+
+
+def find_pooled(folds: Sequence[str]) -> tuple[dict[Group, dict[str, list]], list[str]]:
+    """The groups and problems of `pool`, each run as a Run without epochs."""
+    groups, problems = pool(folds)
+    return {group: {name: [Run(result, []) for result in runs] for name, runs in models.items()}
+            for group, models in groups.items()}, problems
 
 
 def read_run(result: dict[str, Any]) -> Run:
@@ -138,17 +147,18 @@ def hub_segments(model: PMR) -> dict[str, tuple[int, int]]:
 
 
 def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None = None, sample: str | None = None,
-                 data_path: str | None = None) -> list:
-    """Draw all figures; returns a line for each that is written or left out."""
-    groups, problems = find_runs(results_dir, dataset)
+                 data_path: str | None = None, folds: Sequence[str] = ()) -> list:
+    """Draw all figures, of pooled `folds` in place of `results_dir` if there are some; returns a line for each that is
+    written or left out.
+    """
+    groups, problems = find_pooled(folds) if folds else find_runs(results_dir, dataset)
     if not groups:
         reason = f" ({problems[0]})" if problems else ""
-        raise UserError(
-            f"{results_dir} holds no finished run{f' on {dataset}' if dataset else ''}{reason}; train one first"
-        )
+        where = f"{' '.join(folds) or results_dir} holds no finished run{f' on {dataset}' if dataset else ''}"
+        raise UserError(f"{where}{reason}; train one first")
     learned = [
         (group, name, runs[0].result) for group, models in groups.items() for name, runs in models.items()
-        if runs[0].result["model"] == "PMR"
+        if runs[0].result["model"] == "PMR" and not folds
     ]
     if sample is not None and not learned:
         raise UserError("--sample is for the attention of PMR, and no run of it has finished; leave it out")
@@ -157,7 +167,8 @@ def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None =
         for group, models in groups.items():
             result = next(iter(models.values()))[0].result
             task, title, stem = task_of_result(result), group.title, group.stem
-            lines.append(save(draw_curves(title, models, task.loss_name), out, f"{stem}_curves"))
+            if not folds:
+                lines.append(save(draw_curves(title, models, task.loss_name), out, f"{stem}_curves"))
             lines.append(save(draw_bars(title, models, task, result["trivial_baseline"]), out, f"{stem}_bars"))
             if isinstance(task, Classification):
                 counts = {f"{name}, {count_seeds({name: runs})}": np.sum([confusion(task, run) for run in runs], axis=0)
@@ -170,7 +181,7 @@ def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None =
 
 def confusion(task: Classification, run: Run) -> np.ndarray:
     """How often each true class was predicted as each on the test split: (K, K) counts, a row a true class."""
-    stored = read_predictions(run.result["folder"] / "predictions.npz")
+    stored = predictions_of(run.result)
     try:
         predicted, true = task.pair(stored["predictions"], stored["labels"])
         counts = np.zeros((task.output_dim, task.output_dim), dtype=int)
@@ -225,6 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     """Draw the figures; returns the exit code."""
     parser = Parser(prog="python -m src plots", description="Draw figures of finished runs.")
     parser.add_argument("--results_dir", default="results")
+    parser.add_argument("--folds", nargs="+", metavar="DIR", default=(), help=FOLDS_HELP)
     parser.add_argument("--dataset", help="its name in the results folder; without it, all that are there")
     parser.add_argument("--out", default="figures", help="folder for the figures")
     parser.add_argument("--sample", metavar="ID", help="the test sample whose attention is shown; else the first")

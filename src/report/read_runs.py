@@ -257,6 +257,11 @@ def read_seeds(folder: str | Path) -> dict[str, Any]:
     return {"name": str(folder), "runs": runs}
 
 
+def predictions_of(run: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The test ids, predictions and labels of a run of `collect` or `pool`."""
+    return run["predictions"] if "predictions" in run else read_predictions(run["folder"] / "predictions.npz")
+
+
 def read_predictions(path: Path) -> dict[str, np.ndarray]:
     """The test ids, predictions and labels of a predictions.npz."""
     arrays = read_arrays(path)

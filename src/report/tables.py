@@ -18,7 +18,8 @@ import numpy as np
 from src.data.specs import find_spec
 from src.errors import Parser, UserError, printable, run_command
 from src.models import MODELS, ablations_of
-from src.report.read_runs import Group, collect, read_predictions
+from src.report.folds import FOLDS_HELP, FOLDS_NOTE, pool
+from src.report.read_runs import Group, collect, predictions_of
 from src.report.significance import (
     CLUSTER_HELP,
     FEWEST_CLUSTERS,
@@ -231,7 +232,7 @@ def add_differences(rows: list[Row], reference: str, task: Task, cluster: str) -
 def stored_predictions(runs: list[dict[str, Any]]) -> tuple[Sequence[np.ndarray], np.ndarray, np.ndarray] | None:
     """The predictions of runs, their ids and labels; None where some are missing or differ in their samples."""
     try:
-        stored = [read_predictions(run["folder"] / "predictions.npz") for run in runs]
+        stored = [predictions_of(run) for run in runs]
     except UserError:
         return None
     first = stored[0]
@@ -271,12 +272,13 @@ def search_notes(runs: dict[str, list]) -> list[str]:
 
 
 def write_tables(results_dir: str | Path, out: str | Path, ablations: bool = False,
-                 cluster: str | None = None) -> tuple[list[Table], list[str]]:
+                 cluster: str | None = None, folds: Sequence[str] = ()) -> tuple[list[Table], list[str]]:
     """Write every table that the results allow into a folder; returns the tables and lines about what was left out.
 
-    `cluster` is the pattern of ids for the intervals; None takes that of each data set.
+    `cluster` is the pattern of ids for the intervals; None takes that of each data set. `folds` are pooled results
+    folders in place of `results_dir`.
     """
-    groups, problems = collect(results_dir)
+    groups, problems = pool(folds) if folds else collect(results_dir)
     tables = []
     for group, models in groups.items():
         if set(MODELS) & set(models):
@@ -286,8 +288,10 @@ def write_tables(results_dir: str | Path, out: str | Path, ablations: bool = Fal
                 tables.append(build_ablation_table(group, models, model, cluster))
     if not tables:
         reason = f" ({problems[0]})" if problems else ""
-        raise UserError(f"{results_dir} holds no finished run to make a table of{reason}; train one first")
+        where = " ".join(folds) or results_dir
+        raise UserError(f"{where} holds no finished run to make a table of{reason}; train one first")
     for table in tables:
+        table.notes[:0] = [FOLDS_NOTE.format(len(folds))] if folds else []
         write_table(table, Path(out))
     return tables, problems
 
@@ -301,13 +305,14 @@ def show_tables(argv: list[str] | None) -> None:
     """The command line of `python -m src tables`."""
     parser = Parser(prog="python -m src tables", description=__doc__)
     parser.add_argument("--results_dir", default="results")
+    parser.add_argument("--folds", nargs="+", metavar="DIR", default=(), help=FOLDS_HELP)
     parser.add_argument("--out", default="tables", help="folder of the tables")
     parser.add_argument("--ablations", action="store_true", help="also PMR against its ablations")
     parser.add_argument("--cluster", metavar="REGEX", help=CLUSTER_HELP)
     arguments = parser.parse_args(argv)
     if arguments.cluster is not None:
         check_pattern(arguments.cluster)
-    tables, problems = write_tables(arguments.results_dir, arguments.out, arguments.ablations, arguments.cluster)
+    tables, problems = write_tables(**vars(arguments))
     for table in tables:
         print((Path(arguments.out) / f"{table.name}.md").read_text(encoding="utf-8"))
     for problem in problems:
