@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 
 from src.eval_metrics import Metric
 from src.report.escapes import csv_cell, drawn_text, latex, markdown
-from src.report.significance import MAIN, p_text
+from src.report.significance import MAIN, Difference, p_text
 
 if TYPE_CHECKING:
     from src.report.tables import Cell, Row, Table
@@ -87,16 +87,20 @@ def definition_of(table: "Table", key: str) -> Metric:
     return table.task.definitions[table.task.main[1][0] if key == MAIN else key]
 
 
+def difference_text(metric: Metric, found: Difference, star: str = "") -> str:
+    """A difference, its mark and its interval."""
+    value, low, high = (shown(metric, x, "+") for x in found[:3])
+    return f"{value}{star} [{low}, {high}]" if math.isfinite(found.low + found.high) else "n/a"
+
+
 def difference_rows(table: "Table") -> list[list[str]]:
     """Heading and rows of the differences with their intervals; nothing where there are none."""
     rows = []
     for row in (row for row in table.rows if row.less):
         cells = []
         for key in difference_columns(table).values():
-            metric, (value, low, high, _) = definition_of(table, key), row.less[key]
             star = "*" if row.starred and (key == MAIN or [key] == list(table.task.main[1])) else ""
-            interval = f"[{shown(metric, low, '+')}, {shown(metric, high, '+')}]"
-            cells.append(f"{shown(metric, value, '+')}{star} {interval}" if math.isfinite(low + high) else "n/a")
+            cells.append(difference_text(definition_of(table, key), row.less[key], star))
         rows.append([row.label, "" if row.p_value is None else p_text(row.p_value), *cells])
     return [[f"{table.reference} less", f"p ({table.task.main[0]})", *difference_columns(table)], *rows] if rows else []
 

@@ -271,6 +271,14 @@ def search_notes(runs: dict[str, list]) -> list[str]:
     return [f"{name}: settings from a search, {printable(cost)}." for name, cost in searches.items() if cost]
 
 
+def tables_of(group: Group, models: dict[str, list], ablations: bool = False,
+              cluster: str | None = None) -> list[Table]:
+    """The tables of a Group: that of the models, and those of the ablations."""
+    tables = [build_table(group, models, cluster)] if set(MODELS) & set(models) else []
+    return tables + [build_ablation_table(group, models, model, cluster) for model in (MODELS if ablations else ())
+                     if any(f"{model}-{name}" in models for name in ablations_of(model))]
+
+
 def write_tables(results_dir: str | Path, out: str | Path, ablations: bool = False,
                  cluster: str | None = None, folds: Sequence[str] = ()) -> tuple[list[Table], list[str]]:
     """Write every table that the results allow into a folder; returns the tables and lines about what was left out.
@@ -279,13 +287,7 @@ def write_tables(results_dir: str | Path, out: str | Path, ablations: bool = Fal
     folders in place of `results_dir`.
     """
     groups, problems = pool(folds) if folds else collect(results_dir)
-    tables = []
-    for group, models in groups.items():
-        if set(MODELS) & set(models):
-            tables.append(build_table(group, models, cluster))
-        for model in MODELS if ablations else ():
-            if any(f"{model}-{name}" in models for name in ablations_of(model)):
-                tables.append(build_ablation_table(group, models, model, cluster))
+    tables = [table for group, models in groups.items() for table in tables_of(group, models, ablations, cluster)]
     if not tables:
         reason = f" ({problems[0]})" if problems else ""
         where = " ".join(folds) or results_dir
