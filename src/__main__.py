@@ -25,6 +25,7 @@ COMMANDS = {  # name: (module whose main(argv) it is, help)
     "protocol": ("src.search.protocol", "compare settings by a protocol that was written down first"),
     "tables": ("src.report.tables", "write the comparison tables"),
     "plots": ("src.report.plots", "draw the figures"),
+    "page": ("src.report.page.page", "write one page of tables, curves, samples and runs"),
     "compare": ("src.report.compare", "set two runs, logs or models side by side"),
     "benchmark": ("src.tools.benchmark", "time a training step against the original and against plain torch"),
 }

@@ -1,4 +1,4 @@
-"""Every run of a comparison, then its tables and figures. run_all.sh starts this.
+"""Every run of a comparison, then its tables, figures and page. run_all.sh starts this.
 
     bash run_all.sh                             mosi, mosei and iemocap, both alignments, all models, five seeds
     bash run_all.sh demo                        the built-in demo with one seed
@@ -23,6 +23,7 @@ from src.grid.on_ray import execute_on_ray
 from src.grid.plan import ALIGNMENTS, Run, fetch_missing, plan
 from src.grid.pool import MAIN, execute_here, visible_gpus
 from src.models import MODELS
+from src.report.page.page import write_page
 from src.report.plots import make_figures
 from src.report.significance import CLUSTER_HELP, check_pattern
 from src.report.tables import write_tables
@@ -50,6 +51,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--tables", default="tables", help="folder of the tables")
     parser.add_argument("--figures", default="figures", help="folder of the figures")
+    parser.add_argument("--report", default="report", help="folder of the page")
     other_ways = parser.add_mutually_exclusive_group()
     other_ways.add_argument("--ray", metavar="ADDRESS", nargs="?", const="auto",
                             help="run on the Ray cluster of this address (default: the one that this machine is in); "
@@ -123,7 +125,7 @@ def run_grid(argv: Sequence[str]) -> int:
 
 
 def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
-    """Run all that are not finished, then write and show tables and figures; returns the number of failed runs."""
+    """Run all that are not finished, then write tables, figures and page; returns the number of failed runs."""
     left = [run for run in runs if not run.finished]
     print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
     logs, failed = Path(arguments.results_dir) / "logs", []
@@ -135,9 +137,11 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
         tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations,
                                         arguments.cluster)
         figures = make_figures(arguments.results_dir, arguments.figures)
+        page, _ = write_page(arguments.results_dir, arguments.report, arguments.ablations, arguments.cluster)
         for table in tables:
             print("\n" + (Path(arguments.tables) / f"{table.name}.md").read_text(encoding="utf-8"))
-        print(f"# {len(tables)} tables in {arguments.tables}, {len(figures)} figures in {arguments.figures}")
+        print(f"# {len(tables)} tables in {arguments.tables}, {len(figures)} figures in {arguments.figures}; "
+              f"all on one page: {page}")
         for line in problems:
             print(f"# left out: {line}", file=sys.stderr)
     for run, last_lines in failed:

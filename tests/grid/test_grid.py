@@ -95,6 +95,7 @@ def test_a_grid_ends_in_tables_and_goes_on_where_it_stopped(folder, capfd):
     assert "## mine, unaligned" in printed
     table = (folder / "tables/mine_unaligned.md").read_text()
     assert list((folder / "figures").glob("*.png"))
+    assert "mine, unaligned" in (folder / "report/index.html").read_text()
 
     first = results(folder)
     lost = folder / "results/mine/unaligned/PMR/seed2"

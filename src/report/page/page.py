@@ -1,0 +1,91 @@
+"""One page of everything: `python -m src page [--results_dir results] [--out report]`.
+
+Reads run folders, nothing else, and writes report/index.html: a single file that asks nothing of any other machine. It
+has the tables, learning curves, the samples on which two models disagree, confusion matrices, settings and runs.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from src.errors import Parser, UserError, run_command
+from src.files import write_whole
+from src.report.page.content import comparison, curves, differences, runs_listing, settings
+from src.report.page.samples import items_of
+from src.report.plots import confusion, read_run
+from src.report.read_runs import Group, collect
+from src.report.significance import CLUSTER_HELP, check_pattern
+from src.report.tables import tables_of
+from src.tasks import Classification, task_of_result
+
+
+def write_page(results_dir: str | Path = "results", out: str | Path = "report", ablations: bool = False,
+               cluster: str | None = None) -> tuple[Path, list[str]]:
+    """Write the page of all finished runs; returns its path and lines about what was left out.
+
+    `cluster` is the pattern of ids for the intervals; None takes that of each data set.
+    """
+    groups, problems = collect(results_dir)
+    if not groups:
+        reason = f" ({problems[0]})" if problems else ""
+        raise UserError(f"{results_dir} holds no finished run{reason}; train one first")
+    sections = [section(group, models, ablations, cluster, problems) for group, models in groups.items()]
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = environment.get_template("page.html").render(
+        results_dir=str(results_dir), sections=sections, problems=problems,
+    )
+    path = Path(out) / "index.html"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
+    except OSError as error:
+        raise UserError(f"the page cannot be written to {out}: {error.strerror}; see --out") from error
+    return path, problems
+
+
+def section(group: Group, models: dict[str, list], ablations: bool, cluster: str | None,
+            problems: list[str]) -> dict[str, Any]:
+    """The part of the page on a group; adds to `problems` the runs whose curves or predictions cannot be read."""
+    task = task_of_result(next(iter(models.values()))[0])
+    drawn: dict[str, list] = {}
+    counts: dict[str, Any] = {}
+    for name, runs in models.items():
+        try:
+            drawn[name] = [read_run(run) for run in runs]
+            if isinstance(task, Classification):
+                counts[name] = np.sum([confusion(task, run) for run in drawn[name]], axis=0)
+        except UserError as error:
+            problems.append(str(error))
+    return {
+        "title": group.title, "stem": group.stem, "task": task,
+        "tables": [(table, comparison(table), differences(table))
+                   for table in tables_of(group, models, ablations, cluster)],
+        "curves": curves(drawn, task.loss_name) if drawn else None,
+        "samples": items_of(models, task), "confusions": counts,
+        "settings": settings(models), "runs": runs_listing(models),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page; returns the exit code."""
+    return run_command(show_page, argv)
+
+
+def show_page(argv: list[str] | None) -> None:
+    """The command line of `python -m src page`."""
+    parser = Parser(prog="python -m src page", description=__doc__)
+    parser.add_argument("--results_dir", default="results")
+    parser.add_argument("--out", default="report", help="folder of the page")
+    parser.add_argument("--ablations", action="store_true", help="also PMR against its ablations")
+    parser.add_argument("--cluster", metavar="REGEX", help=CLUSTER_HELP)
+    arguments = parser.parse_args(argv)
+    if arguments.cluster is not None:
+        check_pattern(arguments.cluster)
+    path, problems = write_page(**vars(arguments))
+    for problem in problems:
+        print(f"# left out: {problem}", file=sys.stderr)
+    print(path)
