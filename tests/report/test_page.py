@@ -2,11 +2,13 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from src.report.page import samples
+from src.report.page.content import confusion_of
 from src.report.page.page import main, write_page
 from src.runs.result import split_metrics
 from src.tasks import Classification, EmotionClassification, ScoresRegression
@@ -74,14 +76,14 @@ def test_a_table_of_the_largest_data_set_is_a_sixth_of_the_page(tmp_path):
             add_epochs(write_run(tmp_path / "results", "mosei", model=model, seed=seed, samples=4659), epochs=20)
     path, _ = write_page(tmp_path / "results", tmp_path / "report")
     assert path.stat().st_size < 5e6 / 6
-    assert "3659 in which all models agree more closely are left out" in path.read_text()
+    assert "3659 more, in which all models agree more closely, are left out" in path.read_text()
 
 
 def test_scores_of_several_labels_are_items_of_their_own():
     task = ScoresRegression(("joy", "fear"))
     predictions = {"A": np.array([[[1.0, 2.0]], [[3.0, 2.0]]]), "B": np.array([[[0.0, 2.0]], [[0.0, 2.0]]])}
     items = samples.of_scores(["x"], np.array([[1.0, 4.0]]), predictions, task)
-    assert (items.names, items.labels, items.truths) == (["x", "x"], ["joy", "fear"], ["1.00", "4.00"])
+    assert (items.names, items.labels, items.truths) == (["x", "x"], ["joy", "fear"], ["joy: 1.00", "fear: 4.00"])
     assert items.texts["A"] == ["2.00 ± 1.41", "2.00 ± 0.00"]
     np.testing.assert_array_equal(items.errors["A"], [1, 2])
     np.testing.assert_array_equal(items.gap("A", "B"), [2, 0])
@@ -91,7 +93,7 @@ def test_emotions_are_shown_as_the_probability_of_yes():
     task = EmotionClassification(("joy", "fear"))
     logits = np.log(np.array([[[0.2, 0.8, 0.5, 0.5]]]))
     items = samples.of_emotions(["x"], np.array([[0, 1]]), {"A": logits}, task.labels)
-    assert (items.labels, items.texts["A"]) == (["joy: no", "fear: yes"], ["0.80", "0.50"])
+    assert (items.truths, items.texts["A"]) == (["joy: no", "fear: yes"], ["0.80", "0.50"])
     np.testing.assert_allclose(items.errors["A"], [0.8, 0.5])
 
 
@@ -101,6 +103,16 @@ def test_classes_are_as_far_apart_as_the_probability_that_moves():
     assert (items.texts["A"], items.texts["B"], items.truths) == (["a 0.70"], ["c 0.60"], ["b"])
     np.testing.assert_allclose(items.gap("A", "B"), 0.6)
     np.testing.assert_allclose(items.errors["A"], 0.8)
+
+
+def test_confusions_of_emotions_are_counted_label_by_label():
+    task = EmotionClassification(("joy", "fear"))
+    yes, no = (0, 1), (1, 0)
+    stored = {"predictions": np.array([[*yes, *no], [*no, *no], [*yes, *yes]]), "labels": [[1, 0], [1, 1], [0, 1]]}
+    found = confusion_of(task, [SimpleNamespace(result={"predictions": stored})] * 2)
+    assert found.columns == ["yes as yes", "yes as no", "no as yes", "no as no"]
+    np.testing.assert_array_equal(found.counts, [[2, 2, 2, 0], [2, 2, 0, 2]])
+    np.testing.assert_array_equal(found.shares, [[0.5, 0.5, 1, 0], [0.5, 0.5, 0, 1]])
 
 
 def test_runs_that_cannot_be_read_are_named(page, tmp_path, capsys):
@@ -152,7 +164,7 @@ def test_in_a_browser(page, tmp_path):
 
         assert len(column(shown, CLASSES, 0)) == 20
         fill_in(shown, CLASSES, "label", EVIL)
-        assert column(shown, CLASSES, 2) == [EVIL] * 13
+        assert column(shown, CLASSES, 1) == [EVIL] * 13
         fill_in(shown, CLASSES, "error_a", "0.2")
         found = column(shown, CLASSES, 0)
         assert 0 < len(found) < 13
@@ -161,12 +173,12 @@ def test_in_a_browser(page, tmp_path):
         fill_in(shown, CLASSES, "error_b", "1.1")
         assert column(shown, CLASSES, 0) == []
 
-        before = column(shown, SCORES, 4)
+        before = column(shown, SCORES, 3)
         fill_in(shown, SCORES, "b", "2")
-        assert shown.run(f"{SCORES}.querySelectorAll('thead th')[4].textContent") == "Linear"
-        assert column(shown, SCORES, 4) != before
+        assert shown.run(f"{SCORES}.querySelectorAll('thead th')[3].textContent") == "Linear"
+        assert column(shown, SCORES, 3) != before
         shown.run(f"{SCORES}.querySelector('.more').click()")
-        apart = [float(text) for text in column(shown, SCORES, 5)]
+        apart = [float(text) for text in column(shown, SCORES, 4)]
         assert len(apart) == 40
         assert apart == sorted(apart, reverse=True)
 

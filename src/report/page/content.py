@@ -13,7 +13,8 @@ from markupsafe import Markup, escape
 from numpy import ndarray
 
 from src.report.drawing import SPLIT_LINES, loss_curves, mean_curve
-from src.report.plots import Run
+from src.report.plots import Run, confusion
+from src.report.read_runs import predictions_of
 from src.report.significance import MAIN
 from src.report.table_formats import (
     definition_of,
@@ -27,6 +28,7 @@ from src.report.table_formats import (
 )
 from src.report.tables import Row, Table
 from src.runs.result import with_defaults
+from src.tasks import Classification, EmotionClassification, Task
 
 WIDTH, HEIGHT = 240, 120  # of a panel of curves
 
@@ -145,6 +147,31 @@ def curves(models: dict[str, list[Run]], loss: str) -> Curves:
                           for run, (epoch, curve) in zip(runs, selected, strict=True))
         panels.append(Panel(name, words, lines, [point(epoch, curve[epoch - 1]) for epoch, curve in selected]))
     return Curves(panels, loss, float(low), float(high), epochs)
+
+
+class Confusion(NamedTuple):
+    """How often what is true was predicted as what: counts (R, C), and their shares of what is true."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    counts: ndarray
+    shares: ndarray
+
+
+def confusion_of(task: Task, runs: list[Run]) -> Confusion | None:
+    """The confusion matrix of a model, summed over seeds; None of scores. UserError where predictions are damaged."""
+    if isinstance(task, Classification):
+        counts = np.sum([confusion(task, run) for run in runs], axis=0)
+        return Confusion(task.labels, task.labels, counts, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    if not isinstance(task, EmotionClassification):
+        return None
+    stored = [predictions_of(run.result) for run in runs]
+    predicted, true = np.concatenate([task.pair(x["predictions"], x["labels"]) for x in stored], axis=1)  # (S N, K)
+    cases, words = [(t, p) for t in (1, 0) for p in (1, 0)], ("no", "yes")
+    counts, totals = (np.stack(x, axis=1) for x in (  # (K, 4)
+        [((true == t) & (predicted == p)).sum(axis=0) for t, p in cases], [(true == t).sum(axis=0) for t, _ in cases]))
+    columns = [f"{words[t]} as {words[p]}" for t, p in cases]
+    return Confusion(task.labels, columns, counts, counts / np.maximum(totals, 1))
 
 
 def settings(models: dict[str, list]) -> tuple[Listing, list[tuple[str, str]]]:

@@ -55,11 +55,11 @@ function showSamples(part) {
       a.errors[i] >= Number(fields.error_a.value) && b.errors[i] >= Number(fields.error_b.value)
       && (!fields.label.value || data.labels[i] === fields.label.value) && name.includes(fields.id.value));
     found.sort((x, y) => y.gap - x.gap);
-    heading.cells[3].textContent = a.name;
-    heading.cells[4].textContent = b.name;
+    heading.cells[2].textContent = a.name;
+    heading.cells[3].textContent = b.name;
     body.replaceChildren(...found.slice(0, limit).map(({name, i, gap}) => {
       const row = document.createElement("tr");
-      [name, data.labels[i], data.truths[i], a.texts[i], b.texts[i], gap.toFixed(2)].forEach((text, column) => {
+      [name, data.truths[i], a.texts[i], b.texts[i], gap.toFixed(2)].forEach((text, column) => {
         const cell = document.createElement(column ? "td" : "th");
         cell.textContent = text;
         if (!column) Object.assign(cell, {scope: "row", title: name});
@@ -67,7 +67,7 @@ function showSamples(part) {
       });
       return row;
     }));
-    part.querySelector(".found").textContent = `${Math.min(limit, found.length)} of ${found.length} found, ${data.names.length} in all.`;
+    part.querySelector(".found").textContent = `${Math.min(limit, found.length)} of ${found.length} that fit, of ${data.names.length} in all.`;
     more.hidden = found.length <= limit;
   }
 

@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.errors import Parser, UserError, run_command
 from src.files import write_whole
-from src.report.page.content import comparison, curves, differences, runs_listing, settings
+from src.report.page.content import comparison, confusion_of, curves, differences, runs_listing, settings
 from src.report.page.samples import items_of
-from src.report.plots import confusion, read_run
+from src.report.plots import read_run
 from src.report.read_runs import Group, collect
 from src.report.significance import CLUSTER_HELP, check_pattern
 from src.report.tables import tables_of
-from src.tasks import Classification, task_of_result
+from src.tasks import task_of_result
 
 
 def write_page(results_dir: str | Path = "results", out: str | Path = "report", ablations: bool = False,
@@ -52,12 +51,12 @@ def section(group: Group, models: dict[str, list], ablations: bool, cluster: str
     """The part of the page on a group; adds to `problems` the runs whose curves or predictions cannot be read."""
     task = task_of_result(next(iter(models.values()))[0])
     drawn: dict[str, list] = {}
-    counts: dict[str, Any] = {}
+    confusions: dict[str, Any] = {}
     for name, runs in models.items():
         try:
             drawn[name] = [read_run(run) for run in runs]
-            if isinstance(task, Classification):
-                counts[name] = np.sum([confusion(task, run) for run in drawn[name]], axis=0)
+            if confusion := confusion_of(task, drawn[name]):
+                confusions[name] = confusion
         except UserError as error:
             problems.append(str(error))
     return {
@@ -65,7 +64,7 @@ def section(group: Group, models: dict[str, list], ablations: bool, cluster: str
         "tables": [(table, comparison(table), differences(table))
                    for table in tables_of(group, models, ablations, cluster)],
         "curves": curves(drawn, task.loss_name) if drawn else None,
-        "samples": items_of(models, task), "confusions": counts,
+        "samples": items_of(models, task), "confusions": confusions,
         "settings": settings(models), "runs": runs_listing(models),
     }
 

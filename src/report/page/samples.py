@@ -43,7 +43,7 @@ class Items:
         a, b = self.pair
         gap = self.gap(a, b)
         for i in np.argsort(-gap, kind="stable")[:FIRST]:
-            yield (self.names[i], self.labels[i], self.truths[i], self.texts[a][i], self.texts[b][i], f"{gap[i]:.2f}")
+            yield (self.names[i], self.truths[i], self.texts[a][i], self.texts[b][i], f"{gap[i]:.2f}")
 
     def content(self) -> dict[str, Any]:
         """The same for the page's script, as JSON has it."""
@@ -91,21 +91,23 @@ def of_emotions(names: list[str], truths: ndarray, logits: dict[str, ndarray], e
     answers = truths.reshape(len(names), -1).astype(int)  # (N, K)
     chances = {model: softmax(own.reshape(len(own), *answers.shape, 2), axis=3)[..., 1]
                for model, own in logits.items()}
-    texts = [("no", "yes")[answer] for answer in answers.flat]
-    labels = [f"{emotion}: {text}" for emotion, text in zip(list(emotions) * len(names), texts, strict=True)]
-    return of_numbers(names, texts, labels, answers, chances)
+    texts = [f"{emotion}: {('no', 'yes')[answer]}" for row in answers
+             for emotion, answer in zip(emotions, row, strict=True)]
+    return of_numbers(names, texts, texts, answers, chances)
 
 
 def of_scores(names: list[str], truths: ndarray, predictions: dict[str, ndarray], task: Task) -> Items:
     """An item a sample and score."""
     answers = truths.reshape(len(names), -1)
+    texts = [f"{x:.2f}" for x in answers.flat]
     if answers.shape[1] > 1 or not task.scale:
         labels = list(task.labels) * len(names)
+        texts = [f"{label}: {text}" for label, text in zip(labels, texts, strict=True)]
     else:
         middle = sum(task.scale) / 2
         words = ("", f"above {middle:g}", f"below {middle:g}")  # the last by the index -1
         labels = [words[int(side)] or f"{middle:g}" for side in np.sign(answers[:, 0] - middle)]
-    return of_numbers(names, [f"{x:.2f}" for x in answers.flat], labels, answers, predictions)
+    return of_numbers(names, texts, labels, answers, predictions)
 
 
 def of_numbers(names: list[str], texts: list[str], labels: list[str], truths: ndarray,
