@@ -2,13 +2,18 @@
 
 import json
 import re
+from base64 import b64decode
+from io import BytesIO
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
+from src.errors import UserError
 from src.report.page import samples
 from src.report.page.content import confusion_of
+from src.report.page.decisions import decided
 from src.report.page.page import main, write_page
 from src.runs.result import split_metrics
 from src.tasks import Classification, EmotionClassification, ScoresRegression
@@ -66,7 +71,8 @@ def test_the_page_holds_all_and_asks_for_nothing(page):
     assert EVIL not in text
     assert text.count("onerror=\"") == 0
     for words in ("mosi, unaligned", "classes, unaligned", "PMR less", "Learning curves", "Confusion matrices",
-                  "by seed 1: ", "with 95 % interval: ", '<td class="marked">0.1</td>', "python main.py --repeat "):
+                  "by seed 1: ", "with 95 % interval: ", '<td class="marked">0.1</td>', "python main.py --repeat ",
+                  "Not recorded: Linear, MulT, PMR."):
         assert words in text, words
 
 
@@ -113,6 +119,30 @@ def test_confusions_of_emotions_are_counted_label_by_label():
     assert found.columns == ["yes as yes", "yes as no", "no as yes", "no as no"]
     np.testing.assert_array_equal(found.counts, [[2, 2, 2, 0], [2, 2, 0, 2]])
     np.testing.assert_array_equal(found.shares, [[0.5, 0.5, 1, 0], [0.5, 0.5, 0, 1]])
+
+
+def test_decisions_are_drawn_layer_by_layer(tmp_path):
+    attention = np.zeros((2, 100, 300), np.float16)
+    attention[:, :50] = 0.5
+    np.savez(tmp_path / "decisions.npz", **{
+        "ids": ["x", "y"],
+        **{f"gates/layers.{i}.reinforce.l.filter": np.full((2, 3), gate) for i, gate in ((0, 0), (10, 1), (2, 0.5))},
+        "alphas/layers.0.update": [[0.25, 0.75], [1, 0]], "attention/trans_l_with_a.layers.0": attention * 0,
+        "attention/trans_l_with_a.layers.1": attention})
+    found = decided("PMR", {"folder": tmp_path, "seed": 3, "settings": {"modalities": "vl"}})
+    assert found.modalities == ["language", "vision"]
+    assert [sample.name for sample in found.samples] == ["x", "y"]
+    gates, weights, ((title, picture),) = found.samples[0][1:]
+    assert gates == [("language from the hub", ["0.0,120.0 120.0,120.0 240.0,120.0", "0.0,60.0 120.0,60.0 240.0,60.0",
+                                                "0.0,0.0 120.0,0.0 240.0,0.0"])]
+    assert (weights, title) == ([("layer 1", [0.25, 0.75])], "language from audio")
+    pixels = imread(BytesIO(b64decode(picture.partition(",")[2])))
+    assert pixels.shape == (48, 96, 4)
+    assert (pixels[:24, :, 3].min(), pixels[24:, :, 3].max()) == (1, 0)
+    assert decided("PMR", {"folder": tmp_path / "nowhere"}) is None
+    np.savez(tmp_path / "decisions.npz", **{"ids": ["x", "y"], "alphas/layers.0.update": [[0.25, 0.75]]})
+    with pytest.raises(UserError, match="decisions.npz is damaged"):
+        decided("PMR", {"folder": tmp_path, "seed": 3, "settings": {}})
 
 
 def test_runs_that_cannot_be_read_are_named(page, tmp_path, capsys):

@@ -124,29 +124,32 @@ class Curves(NamedTuple):
     epochs: int
 
 
+def point(step: int, value: float, low: float, high: float, steps: int) -> tuple[float, float]:
+    """The pixel of a value at a step, counted from 1, in a panel of so many steps and of values from low to high."""
+    return (round(WIDTH * (step - 1) / max(1, steps - 1), 1), round(HEIGHT * (high - value) / ((high - low) or 1), 1))
+
+
+def points(curve: ndarray, low: float, high: float, steps: int) -> str:
+    """The points of a line in such a panel."""
+    return " ".join("{},{}".format(*point(step, value, low, high, steps)) for step, value in enumerate(curve, 1))
+
+
 def curves(models: dict[str, list[Run]], loss: str) -> Curves:
     """Losses by epoch: a panel a model, a thin line a seed, a thick one their mean, a dot at each selected epoch."""
     of_models = {name: [loss_curves(run.epochs) for run in runs] for name, runs in models.items()}
     values = np.concatenate([own[split] for of_seeds in of_models.values() for own in of_seeds for split in own])
     low, high, epochs = values.min(), values.max(), max(len(own["valid"]) for x in of_models.values() for own in x)
-
-    def point(epoch: float, value: float) -> tuple[float, float]:
-        return (round(WIDTH * (epoch - 1) / max(1, epochs - 1), 1),
-                round(HEIGHT * (high - value) / ((high - low) or 1), 1))
-
-    def points(curve: ndarray) -> str:
-        return " ".join("{},{}".format(*point(epoch, value)) for epoch, value in enumerate(curve, 1))
-
-    panels = []
+    scale, panels = (float(low), float(high), epochs), []
     for name, runs in models.items():
         own = of_models[name]
-        lines = [(split, "seed", points(of_seed[split])) for split in SPLIT_LINES for of_seed in own]
-        lines += [(split, "mean", points(mean_curve([x[split] for x in own]))) for split in SPLIT_LINES]
+        lines = [(split, "seed", points(of_seed[split], *scale)) for split in SPLIT_LINES for of_seed in own]
+        lines += [(split, "mean", points(mean_curve([x[split] for x in own]), *scale)) for split in SPLIT_LINES]
         selected = [(run.result["selected_epoch"], x["valid"]) for run, x in zip(runs, own, strict=True)]
         words = ", ".join(f"seed {run.result['seed']}: epoch {epoch}, validation loss {curve[epoch - 1]:.3f}"
                           for run, (epoch, curve) in zip(runs, selected, strict=True))
-        panels.append(Panel(name, words, lines, [point(epoch, curve[epoch - 1]) for epoch, curve in selected]))
-    return Curves(panels, loss, float(low), float(high), epochs)
+        dots = [point(epoch, curve[epoch - 1], *scale) for epoch, curve in selected]
+        panels.append(Panel(name, words, lines, dots))
+    return Curves(panels, loss, *scale)
 
 
 class Confusion(NamedTuple):

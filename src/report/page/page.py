@@ -1,7 +1,8 @@
 """One page of everything: `python -m src page [--results_dir results] [--out report]`.
 
 Reads run folders, nothing else, and writes report/index.html: a single file that asks nothing of any other machine. It
-has the tables, learning curves, the samples on which two models disagree, confusion matrices, settings and runs.
+has the tables, learning curves, the samples on which two models disagree, confusion matrices, gates and attention,
+settings and runs.
 """
 
 import sys
@@ -13,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from src.errors import Parser, UserError, run_command
 from src.files import write_whole
 from src.report.page.content import comparison, confusion_of, curves, differences, runs_listing, settings
+from src.report.page.decisions import Decided, decided
 from src.report.page.samples import items_of
 from src.report.plots import read_run
 from src.report.read_runs import Group, collect
@@ -52,11 +54,13 @@ def section(group: Group, models: dict[str, list], ablations: bool, cluster: str
     task = task_of_result(next(iter(models.values()))[0])
     drawn: dict[str, list] = {}
     confusions: dict[str, Any] = {}
+    decisions: list[Decided] = []
     for name, runs in models.items():
         try:
             drawn[name] = [read_run(run) for run in runs]
             if confusion := confusion_of(task, drawn[name]):
                 confusions[name] = confusion
+            decisions += [found for run in runs if (found := decided(name, run))][:1]
         except UserError as error:
             problems.append(str(error))
     return {
@@ -64,7 +68,8 @@ def section(group: Group, models: dict[str, list], ablations: bool, cluster: str
         "tables": [(table, comparison(table), differences(table))
                    for table in tables_of(group, models, ablations, cluster)],
         "curves": curves(drawn, task.loss_name) if drawn else None,
-        "samples": items_of(models, task), "confusions": confusions,
+        "samples": items_of(models, task), "confusions": confusions, "decisions": decisions,
+        "undecided": sorted(set(models) - {found.model for found in decisions}),
         "settings": settings(models), "runs": runs_listing(models),
     }
 

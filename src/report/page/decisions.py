@@ -1,0 +1,119 @@
+"""What runs decided on a few fixed test samples, from their decisions.npz: gates, message weights and attention."""
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.image import imsave
+from numpy import ndarray
+
+from src.errors import UserError
+from src.report.drawing import MODALITY_NAMES
+from src.report.page.content import points
+from src.runs.run_folder import read_arrays
+
+MAP_SIZE = 48, 96  # the most rows and columns of a picture of attention
+NAMES = (  # of modules, in words
+    (r"trans_(\w)_with_(\w).*", "{} from {}"), (r"trans_(\w)_mem.*", "{}, memory"),
+    (r"(?:reinforce)\.(\w).*", "{} from the hub"), (r"update\.reinforce\.(\w).*", "the hub from {}"),
+)
+
+
+class Sample(NamedTuple):
+    """The decisions on one sample."""
+
+    name: str
+    gates: list[tuple[str, list[str]]]  # title, the points of each layer
+    weights: list[tuple[str, list[float]]]  # layer, the weight of each modality
+    maps: list[tuple[str, str]]  # title, picture as an address
+
+
+class Decided(NamedTuple):
+    """The decisions of one run."""
+
+    model: str
+    seed: int
+    modalities: list[str]
+    samples: list[Sample]
+
+
+def read_decisions(folder: Path) -> dict[str, Any] | None:
+    """{"ids": (n,), and "gates", "alphas" and "attention", each {name of a module: (n, ...)}} of a run; None where it
+    recorded none. UserError where the file cannot be read.
+    """
+    if not (path := folder / "decisions.npz").is_file():
+        return None
+    read: dict[str, Any] = {"ids": (), "gates": {}, "alphas": {}, "attention": {}}
+    for name, array in read_arrays(path).items():
+        kind, _, module = name.partition("/")
+        if module:
+            read.setdefault(kind, {})[module] = array.astype(np.float32)
+        else:
+            read[kind] = array
+    return read
+
+
+def decided(name: str, run: dict[str, Any]) -> Decided | None:
+    """The decisions of a run, None where it recorded none; UserError where its file is damaged."""
+    if (read := read_decisions(run["folder"])) is None:
+        return None
+    try:
+        samples = [Sample(str(sample), list(gates_of(read["gates"], i)), list(weights_of(read["alphas"], i)),
+                          list(maps_of(read["attention"], i))) for i, sample in enumerate(read["ids"])]
+    except (ValueError, TypeError, IndexError) as error:
+        raise UserError(f"{run['folder']}/decisions.npz is damaged; train the run again") from error
+    modalities = [words for m, words in MODALITY_NAMES.items() if m in run["settings"].get("modalities", "lav")]
+    return Decided(name, run["seed"], modalities, samples)
+
+
+def by_layer(values: dict[str, ndarray]) -> dict[str, list[ndarray]]:
+    """{module in words: its values in each layer}."""
+    layers: dict[str, list] = {}
+    for name in sorted(values, key=lambda name: [int(number) for number in re.findall(r"\d+", name)]):
+        layers.setdefault(in_words(re.sub(r"\.?layers\.\d+\.?", "", name)), []).append(values[name])
+    return layers
+
+
+def in_words(name: str) -> str:
+    """The name of a module in words, itself where it has none."""
+    for pattern, words in NAMES:
+        if match := re.fullmatch(pattern, name):
+            return words.format(*(MODALITY_NAMES.get(m, m) for m in match.groups()))
+    return name
+
+
+def gates_of(gates: dict[str, ndarray], i: int) -> Iterator[tuple[str, list[str]]]:
+    """A panel a module, a line a layer, from 0 to 1."""
+    for title, layers in by_layer(gates).items():
+        yield title, [points(of_layer[i], 0, 1, len(of_layer[i])) for of_layer in layers]
+
+
+def weights_of(alphas: dict[str, ndarray], i: int) -> Iterator[tuple[str, list[float]]]:
+    """The message weights, layer by layer."""
+    for layers in by_layer(alphas).values():
+        for number, of_layer in enumerate(layers, 1):
+            yield f"layer {number}", of_layer[i].tolist()
+
+
+def maps_of(attention: dict[str, ndarray], i: int) -> Iterator[tuple[str, str]]:
+    """A picture of the last layer of each module."""
+    for title, layers in by_layer(attention).items():
+        buffer, weights = io.BytesIO(), smaller(layers[-1][i])
+        shade = np.zeros((*weights.shape, 4))
+        shade[..., 3] = np.round(15 * weights / (weights.max() or 1)) / 15  # few shades make small pictures
+        imsave(buffer, shade, format="png", metadata={"Software": ""})
+        yield title, f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def smaller(weights: ndarray) -> ndarray:
+    """The means of blocks of a map (T_t, T_s), so that it has no more than MAP_SIZE rows and columns."""
+    for axis, most in enumerate(MAP_SIZE):
+        if (steps := weights.shape[axis]) > most:
+            starts = np.arange(most) * steps // most
+            counts = np.expand_dims(np.diff(starts, append=steps), 1 - axis)
+            weights = np.add.reduceat(weights, starts, axis=axis) / counts
+    return weights
