@@ -141,7 +141,7 @@ def test_decisions_are_drawn_layer_by_layer(tmp_path):
     assert (pixels[:24, :, 3].min(), pixels[24:, :, 3].max()) == (1, 0)
     assert decided("PMR", {"folder": tmp_path / "nowhere"}) is None
     np.savez(tmp_path / "decisions.npz", **{"ids": ["x", "y"], "alphas/layers.0.update": [[0.25, 0.75]]})
-    with pytest.raises(UserError, match="decisions.npz is damaged"):
+    with pytest.raises(UserError, match=r"decisions\.npz is damaged"):
         decided("PMR", {"folder": tmp_path, "seed": 3, "settings": {}})
 
 

@@ -6,6 +6,7 @@ settings and runs.
 """
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def section(group: Group, models: dict[str, list], ablations: bool, cluster: str
             drawn[name] = [read_run(run) for run in runs]
             if confusion := confusion_of(task, drawn[name]):
                 confusions[name] = confusion
-            decisions += [found for run in runs if (found := decided(name, run))][:1]
+            decisions += islice((found for run in runs if (found := decided(name, run))), 1)
         except UserError as error:
             problems.append(str(error))
     return {
