@@ -40,5 +40,13 @@ def run(argv: list[str]) -> int:
     return 0
 
 
+def page(results_dir: str | Path = "results", out: str | Path = "report", ablations: bool = False,
+         cluster: str | None = None) -> Path:
+    """Write the page of all finished runs, as `python -m src page` does; returns its path."""
+    from src.report.page.page import write_page  # noqa: PLC0415, slow to import, and no run needs it
+
+    return write_page(results_dir, out, ablations, cluster)[0]
+
+
 if __name__ == "__main__":
     sys.exit(main())
