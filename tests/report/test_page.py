@@ -137,8 +137,8 @@ def test_decisions_are_drawn_layer_by_layer(tmp_path):
                                                 "0.0,0.0 120.0,0.0 240.0,0.0"])]
     assert (weights, title) == ([("layer 1", [0.25, 0.75])], "language from audio")
     pixels = imread(BytesIO(b64decode(picture.partition(",")[2])))
-    assert pixels.shape == (48, 96, 4)
-    assert (pixels[:24, :, 3].min(), pixels[24:, :, 3].max()) == (1, 0)
+    assert pixels.shape == (32, 64, 4)
+    assert (pixels[:16, :, 3].min(), pixels[16:, :, 3].max()) == (1, 0)
     assert decided("PMR", {"folder": tmp_path / "nowhere"}) is None
     np.savez(tmp_path / "decisions.npz", **{"ids": ["x", "y"], "alphas/layers.0.update": [[0.25, 0.75]]})
     with pytest.raises(UserError, match=r"decisions\.npz is damaged"):

@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from src.report.drawing import MODALITY_NAMES
 from src.report.page.content import points
 from src.runs.run_folder import read_arrays
 
-MAP_SIZE = 48, 96  # the most rows and columns of a picture of attention
+MOST_STEPS = 32, 64  # of a picture of attention, in rows and columns; of a line those in columns
 NAMES = (  # of modules, in words
     (r"trans_(\w)_with_(\w).*", "{} from {}"), (r"trans_(\w)_mem.*", "{}, memory"),
     (r"(?:reinforce)\.(\w).*", "{} from the hub"), (r"update\.reinforce\.(\w).*", "the hub from {}"),
@@ -89,7 +89,8 @@ def in_words(name: str) -> str:
 def gates_of(gates: dict[str, ndarray], i: int) -> Iterator[tuple[str, list[str]]]:
     """A panel a module, a line a layer, from 0 to 1."""
     for title, layers in by_layer(gates).items():
-        yield title, [points(of_layer[i], 0, 1, len(of_layer[i])) for of_layer in layers]
+        lines = [smaller(of_layer[i], MOST_STEPS[1:]) for of_layer in layers]
+        yield title, [points(line, 0, 1, len(line)) for line in lines]
 
 
 def weights_of(alphas: dict[str, ndarray], i: int) -> Iterator[tuple[str, list[float]]]:
@@ -102,18 +103,18 @@ def weights_of(alphas: dict[str, ndarray], i: int) -> Iterator[tuple[str, list[f
 def maps_of(attention: dict[str, ndarray], i: int) -> Iterator[tuple[str, str]]:
     """A picture of the last layer of each module."""
     for title, layers in by_layer(attention).items():
-        buffer, weights = io.BytesIO(), smaller(layers[-1][i])
+        buffer, weights = io.BytesIO(), smaller(layers[-1][i], MOST_STEPS)
         shade = np.zeros((*weights.shape, 4))
         shade[..., 3] = np.round(15 * weights / (weights.max() or 1)) / 15  # few shades make small pictures
         imsave(buffer, shade, format="png", metadata={"Software": ""})
         yield title, f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def smaller(weights: ndarray) -> ndarray:
-    """The means of blocks of a map (T_t, T_s), so that it has no more than MAP_SIZE rows and columns."""
-    for axis, most in enumerate(MAP_SIZE):
-        if (steps := weights.shape[axis]) > most:
+def smaller(values: ndarray, sizes: Sequence[int]) -> ndarray:
+    """The means of neighbouring steps along each axis, so that it has no more steps than its size."""
+    for axis, most in enumerate(sizes):
+        if (steps := values.shape[axis]) > most:
             starts = np.arange(most) * steps // most
-            counts = np.expand_dims(np.diff(starts, append=steps), 1 - axis)
-            weights = np.add.reduceat(weights, starts, axis=axis) / counts
-    return weights
+            counts = np.diff(starts, append=steps)
+            values = (np.add.reduceat(values, starts, axis=axis).swapaxes(axis, -1) / counts).swapaxes(axis, -1)
+    return values
