@@ -148,10 +148,18 @@ def test_decisions_are_drawn_layer_by_layer(tmp_path):
 def test_runs_that_cannot_be_read_are_named(page, tmp_path, capsys):
     add_epochs(write_run(tmp_path / "results", seed=1))
     write_run(tmp_path / "results", model="MulT", seed=1)  # without metrics.jsonl
+    for dataset in ("mosi", "iemocap"):
+        add_epochs(damaged := write_run(tmp_path / "results", dataset, model="Linear", seed=1))
+        with np.load(damaged / "predictions.npz") as arrays:
+            np.savez(damaged / "predictions.npz", **{**arrays, "test_predictions": arrays["test_predictions"][:, :0]})
     assert main(["--results_dir", str(tmp_path / "results"), "--out", str(tmp_path)]) == 0
-    assert "# left out: " in (said := capsys.readouterr().err)
-    assert said.count("\n") == 1
-    assert "metrics.jsonl is missing or damaged" in (tmp_path / "index.html").read_text()
+    said, text = capsys.readouterr().err.splitlines(), (tmp_path / "index.html").read_text()
+    assert len(said) == 2
+    for line, words in zip(said, ("iemocap/unaligned/Linear are damaged", "metrics.jsonl is missing or damaged"),
+                           strict=True):
+        assert line.startswith("# left out: ")
+        assert words in line
+        assert words in text
 
 
 @pytest.mark.parametrize("arguments, words", [

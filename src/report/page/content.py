@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy import ndarray
 
+from src.errors import UserError
 from src.report.drawing import SPLIT_LINES, loss_curves, mean_curve
 from src.report.plots import Run, confusion
 from src.report.read_runs import predictions_of
@@ -169,7 +170,11 @@ def confusion_of(task: Task, runs: list[Run]) -> Confusion | None:
     if not isinstance(task, EmotionClassification):
         return None
     stored = [predictions_of(run.result) for run in runs]
-    predicted, true = np.concatenate([task.pair(x["predictions"], x["labels"]) for x in stored], axis=1)  # (S N, K)
+    try:
+        predicted, true = np.concatenate([task.pair(x["predictions"], x["labels"]) for x in stored], axis=1)  # (S N, K)
+    except ValueError as error:
+        folder = runs[0].result["folder"].parent
+        raise UserError(f"the predictions in {folder} are damaged; train its runs again") from error
     cases, words = [(t, p) for t in (1, 0) for p in (1, 0)], ("no", "yes")
     counts, totals = (np.stack(x, axis=1) for x in (  # (K, 4)
         [((true == t) & (predicted == p)).sum(axis=0) for t, p in cases], [(true == t).sum(axis=0) for t, _ in cases]))

@@ -54,13 +54,17 @@ class Items:
 
 
 def items_of(models: dict[str, list], task: Task) -> Items | None:
-    """The items of a group's models that have predictions of the same samples; None where there are fewer than two."""
+    """The items of a group's models that have predictions of the same samples; None where there are fewer than two.
+
+    Left out are models whose predictions are of another shape than the task's.
+    """
     stored = {name: found for name, runs in models.items() if (found := stored_predictions(runs))}
     if not stored:
         return None
     _, ids, truths = next(iter(stored.values()))
     predictions = {name: np.stack(own[0]) for name, own in stored.items()
-                   if np.array_equal(own[1], ids) and np.array_equal(own[2], truths)}
+                   if np.array_equal(own[1], ids) and np.array_equal(own[2], truths)
+                   and {np.size(of_seed) for of_seed in own[0]} == {len(ids) * task.output_dim}}
     if len(predictions) < 2:
         return None
     names = [str(name) for name in ids]
