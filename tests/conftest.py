@@ -40,7 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that share a module's fixture on one worker, so that it is made once, and mark the quick ones."""
     for item in items:
         fixtures = item._fixtureinfo.name2fixturedefs
-        if any(definitions[-1].scope == "module" for definitions in fixtures.values()):
+        grouped = item.get_closest_marker("xdist_group")
+        if not grouped and any(definitions[-1].scope == "module" for definitions in fixtures.values()):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if item.nodeid.removeprefix("tests/").startswith(QUICK):
             item.add_marker(pytest.mark.quick)

@@ -287,7 +287,7 @@ def test_runs_of_the_first_format_are_read(folder, capsys):
         torch.save(torch.load(run / "checkpoint.pt", weights_only=True) | {"format": 1}, run / "checkpoint.pt")
         assert main(["--eval", str(run)]) == code
         assert main(["--repeat", str(run)]) == code
-        assert main(command(folder, *flags, "--resume", results=name)) == 0  # it is finished
+        assert main(command(folder, *flags, "--resume", results=name)) == code  # it is finished
         (table,), problems = write_tables(folder / name, folder / "tables")
         assert problems == []
         assert "| MulT " in (folder / "tables" / f"{table.name}.md").read_text()

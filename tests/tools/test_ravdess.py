@@ -15,6 +15,7 @@ from src.report.significance import clusters_of
 from src.tools.ravdess import FOLDS, Clip, labels_of, main, make_splits, split_of
 from src.tools.ravdess_features import ACTION_UNITS, MELS, RATE, face_frames, faces_of_clips, sound
 
+pytestmark = pytest.mark.xdist_group("librosa")  # two processes at once would fill numba's cache of compiled code
 ACTORS = {"train": 9, "valid": 5, "test": 2}  # of fold 1
 
 
