@@ -26,6 +26,8 @@ class MultimodalModel(nn.Module):
     several steps is always applied. `mask_padding` hides padding from every attention.
     """
 
+    drops_input: tuple[str, ...] = ("l",)  # the modalities whose features have dropout: the text, as in the original
+
     def __init__(self, *, input_dims: tuple, output_dim: int, embed_dim: int, hidden_dim: int,
                  kernel_sizes: tuple = (1, 1, 1), embed_dropout: float = 0.0, out_dropout: float = 0.0,
                  modalities: tuple = MODALITIES, mask_padding: bool = False) -> None:
@@ -56,13 +58,16 @@ class MultimodalModel(nn.Module):
         x = sequence.x.to(projection.weight.dtype)
         if x.size(-1) != projection.in_channels:
             raise ValueError(f"modality {m} has {x.size(-1)} features; the model takes {projection.in_channels}")
-        x = self.embed_dropout(x) if m == "l" else x  # only the text, as in the original
+        sequence = sequence.on(self.embed_dropout(x) if m in self.drops_input else x)
         if m in self.projected:
-            if projection.kernel_size == (1,):
-                x = F.linear(x, projection.weight.squeeze(2))  # (B, T_m, d), the same with less moving about
-            else:
-                x = projection(x.transpose(1, 2)).transpose(1, 2).contiguous()  # (B, T_m, d)
-        return sequence._replace(x=x, hidden=sequence.padding if self.mask_padding else None)
+            sequence = self._convolve(projection, sequence)
+        return sequence._replace(hidden=sequence.padding if self.mask_padding else None)
+
+    def _convolve(self, projection: nn.Conv1d, sequence: Sequence) -> Sequence:
+        """Features (B, T_m, d_m) -> (B, T_m, d)."""
+        if projection.kernel_size == (1,):
+            return sequence.on(F.linear(sequence.x, projection.weight.squeeze(2)))  # the same with less moving about
+        return sequence.on(projection(sequence.x.transpose(1, 2)).transpose(1, 2).contiguous())
 
     def read_out(self, hidden: Tensor) -> Tensor:
         """(B, hidden_dim) -> (B, output_dim), through one residual block."""

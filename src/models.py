@@ -14,6 +14,7 @@ from baselines.linear import Linear
 from baselines.lstm import EFLSTM, LFLSTM
 from baselines.mult import MulT
 from baselines.mult_ffl import MulTFFL
+from baselines.pmr_report import PMRReport
 from modules.layers import LayerNorm
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.pmr_layer import (
@@ -188,7 +189,8 @@ def mean_of_real_steps(sequence: Sequence) -> Tensor:
 
 # to add a model: its own file, and its class here
 MODELS: dict[str, type[nn.Module]] = {
-    "PMR": PMR, "MulT": MulT, "MulT-FFL": MulTFFL, "EF-LSTM": EFLSTM, "LF-LSTM": LFLSTM, "Linear": Linear,
+    "PMR": PMR, "PMR-report": PMRReport, "MulT": MulT, "MulT-FFL": MulTFFL, "EF-LSTM": EFLSTM, "LF-LSTM": LFLSTM,
+    "Linear": Linear,
 }
 
 

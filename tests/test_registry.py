@@ -108,7 +108,7 @@ def test_a_new_model_is_in_the_grid_and_the_tables(folder):
 
 def test_the_help_names_a_new_model_and_its_options(folder):
     text = " ".join(make_parser().format_help().split())
-    assert "PMR, MulT, MulT-FFL, EF-LSTM, LF-LSTM, Linear or Toy, in any case" in text
+    assert "PMR, PMR-report, MulT, MulT-FFL, EF-LSTM, LF-LSTM, Linear or Toy, in any case" in text
     assert "--width WIDTH width of the hidden layer (default: 4)" in text
     assert "--no_bias leave out the bias" in text
 
@@ -131,7 +131,7 @@ def test_two_models_may_share_the_name_of_an_option(folder, monkeypatch, capsys)
 
 @pytest.mark.parametrize("line, words", [
     ("--width 0", "0 is out of range; it must be from 1 to 64"),
-    ("--num_heads 2", "Toy has no use for num_heads=2 (an option of PMR, MulT, MulT-FFL)"),
+    ("--num_heads 2", "Toy has no use for num_heads=2 (an option of PMR, PMR-report, MulT, MulT-FFL)"),
     ("--message_dim 2", "Toy has no use for message_dim=2 (an option of PMR)"),
     ("--model MulT --no_bias", "MulT has no use for bias=False (an option of Toy)"),
 ])

@@ -43,7 +43,7 @@ class TrainingLog:
             ),
             f"# {data_line(dataset)}",
             f"# {dataset.choice}",
-            *(f"# {note}" for note in dataset.notes),
+            *(f"# {note}" for note in (*dataset.notes, *getattr(state.model, "notes", ()))),
             *(f"# {name} = {value}  ({sources[name]})" for name, value in settings.recorded().items()),
             *(f"# {name}: {value}" for name, value in environment(state.device).items()),
             f"# parameters: {parameter_count(state.model):,}",

@@ -50,9 +50,9 @@ def test_the_whole_grid(folder):
             write_dataset(folder / "data", stem, make_splits(), aligned)
     parsed = grid.parse_arguments([])
     runs, missing = grid_plan.plan(parsed.datasets, parsed.alignment, parsed.models, parsed.seeds, parsed.main_flags)
-    unaligned, aligned = 4 * 5 + 1, 5 * 5 + 1  # Linear once, EF-LSTM on aligned data
+    unaligned, aligned = 5 * 5 + 1, 6 * 5 + 1  # Linear once, EF-LSTM on aligned data
     assert (len(runs), missing) == (3 * (unaligned + aligned), [])
-    assert len({run.settings.run_path for run in runs}) == 141
+    assert len({run.settings.run_path for run in runs}) == 171
     assert runs[0].title == "mosi unaligned PMR seed1111"
     assert {run.settings.preset for run in runs} == {"paper"}
 
@@ -200,7 +200,7 @@ def test_missing_data_is_fetched(folder, monkeypatch, capfd):
     ("--datasets mine --ray --index 0", "not allowed with argument --ray"),
     ("--datasets mine --index 0 --dry_run", "not allowed with argument --index"),
     ("--datasets mine --index 0 --download", "--download goes with running the whole grid"),
-    ("--datasets mine --index 30", "--index 30 is not in the grid: it has 21 runs, 0 to 20"),
+    ("--datasets mine --index 30", "--index 30 is not in the grid: it has 26 runs, 0 to 25"),
     ("--datasets mine --index -1", "--index -1 is not in the grid"),
 ])
 def test_wrong_arguments_are_named(folder, capsys, line, words):

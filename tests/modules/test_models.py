@@ -43,7 +43,8 @@ def test_shapes(name, output_dim):
     model = small_model(name, output_dim=output_dim)
     prediction, hidden = model(*small_inputs())
     assert prediction.shape == (4, output_dim)
-    assert hidden.shape == (4, {"PMR": 24, "LF-LSTM": 3 * 240, "Linear": 2 * sum(DIMS) + 3}.get(name, 48))
+    widths = {"PMR": 24, "PMR-report": 8, "LF-LSTM": 3 * 240, "Linear": 2 * sum(DIMS) + 3}
+    assert hidden.shape == (4, widths.get(name, 48))
 
 
 @every_model
@@ -166,7 +167,7 @@ def test_pmr_is_below_its_published_size(input_lens):
     ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly' (an option of MulT, MulT-FFL)"),
     ("PMR", {"only": "lonly"}, "PMR has no use for only='lonly'"),
     ("MulT-FFL", {"colour": "red"}, "MulT-FFL has no use for colour='red'"),
-    ("LSTM", {}, "no model is called 'LSTM'; there are PMR, MulT, MulT-FFL, EF-LSTM, LF-LSTM, Linear"),
+    ("LSTM", {}, "no model is called 'LSTM'; there are PMR, PMR-report, MulT, MulT-FFL, EF-LSTM, LF-LSTM, Linear"),
     ("MulT", {"only": "text"}, "only is 'text'"),
     ("MulT", {"num_heads": 3}, "width 8 cannot be divided into 3 attention heads"),
     ("PMR", {"modalities": "lt"}, "modalities is 'lt'"),
