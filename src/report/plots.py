@@ -42,8 +42,8 @@ from src.report.drawing import (
 from src.report.escapes import drawn_text
 from src.report.folds import FOLDS_HELP, pool
 from src.report.read_runs import Group, collect, predictions_of
-from src.runs.run import load_trained
 from src.runs.run_folder import OutdatedRunError
+from src.runs.trained import load_trained
 from src.tasks import Classification, task_of_result
 
 from modules.multimodal import by_modality

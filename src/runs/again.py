@@ -12,8 +12,9 @@ import torch
 from src.errors import UserError, printable
 from src.runs.result import check_reproduced, is_count
 from src.runs.resume import differences_of_environment
-from src.runs.run import load_trained, train
+from src.runs.run import train
 from src.runs.run_folder import check_numbers, read_arrays, read_json, read_result
+from src.runs.trained import load_trained
 from src.settings import Settings, read_settings
 from src.train import evaluate
 from src.training.distributed import is_first, process_count

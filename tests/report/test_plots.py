@@ -13,7 +13,7 @@ import main as trainer
 from src.report import drawing, plots
 from src.report.escapes import drawn_text
 from src.report.plots import find_runs, main
-from src.runs.run import load_trained
+from src.runs.trained import load_trained
 from tests.data_files import give_data, make_splits, write_dataset
 
 SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "2", "--num_epochs", "2", "--batch_size", "4",

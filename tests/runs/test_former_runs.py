@@ -18,8 +18,8 @@ from src.presets import read_preset
 from src.report.read_runs import collect, read_run
 from src.report.tables import write_tables
 from src.runs.resume import is_finished
-from src.runs.run import load_trained
 from src.runs.run_folder import load_checkpoint, read_result
+from src.runs.trained import load_trained
 from src.settings import SHARED, parse_flags, resolve
 from tests.data_files import give_data
 
