@@ -31,6 +31,7 @@ from modules.transformer import TransformerEncoder
 
 if TYPE_CHECKING:
     from src.dataset import Dataset
+    from src.runs.trained import TrainedOn
     from src.settings import Settings
 
 HUB_ORDER = ("l", "v", "a")  # the paper's Z_C = [Z_L, Z_V, Z_A]
@@ -263,10 +264,10 @@ def build_model(name: str, **arguments: Any) -> nn.Module:
     return MODELS[name](**arguments)
 
 
-def build(settings: "Settings", dataset: "Dataset") -> nn.Module:
+def build(settings: "Settings", data: "Dataset | TrainedOn") -> nn.Module:
     """The model of the settings for a data set, initialised from the seed; UserError where the two do not fit."""
     torch.manual_seed(settings.seed)
-    sizes = {"input_dims": dataset.input_dims, "input_lens": dataset.input_lens, "output_dim": dataset.task.output_dim}
+    sizes = {"input_dims": data.input_dims, "input_lens": data.input_lens, "output_dim": data.task.output_dim}
     try:
         return build_model(settings.model, **sizes, **settings.model_arguments())
     except ValueError as error:

@@ -23,16 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from src.data.conversion import Stream
 from src.data.file_kinds import read_pickle
-from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
-from src.data.safe_pickle import release_pages
+from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, read_layout
 from src.errors import UserError, printable
 from src.files import wait_for
-
-from modules.sequence import padding_mask
 
 FORMAT = 1  # of the manifest and of what the arrays mean
 HOME_FOLDER = "pmr-mult"  # under ~/.cache
@@ -256,66 +253,6 @@ def convert(splits: dict[str, RawSplit], where: str | Path,
     if moved := [key for key in MODALITY_KEYS if key in splits["train"].lengths]:
         notes.append(f"padding behind {', '.join(moved)} moved to the front")
     return converted, notes
-
-
-class Stream:
-    """One modality of one split in conversion. `silent` and `padding` are complete after the last chunk."""
-
-    def __init__(self, array: np.ndarray, key: str, lengths: np.ndarray | None):
-        self.array, self.lengths = array, lengths
-        self.may_be_silent = key == "audio"
-        self.silent = self.broken = self.cut = 0  # elements of -inf, others not finite; samples cut behind their length
-        self.first_broken: tuple[int, int, int] | None = None  # sample, step, feature
-        self.padding = np.empty(array.shape[:2], dtype=bool)
-
-    def chunks(self, place: str, progress: Callable[[int], Any]) -> Iterator[np.ndarray]:
-        """The features in (n, T, d) arrays of float32; at the end, UserError where any were not finite.
-
-        `progress` is called with the bytes of each chunk.
-        """
-        for rows in chunks_of(self.array):
-            chunk = self._finite(rows)
-            if self.lengths is not None:
-                behind = np.arange(chunk.shape[1]) >= self.lengths[rows, None]
-                self.cut += int((behind & chunk.any(axis=2)).any(axis=1).sum())
-                chunk = to_front(chunk, self.lengths[rows])
-            self.padding[rows] = padding_mask(torch.from_numpy(chunk)).numpy()
-            yield chunk
-            release_pages(self.array)
-            progress(self.array[rows].nbytes)
-        if self.first_broken:
-            sample, step, feature = self.first_broken
-            raise UserError(
-                f"{place} holds {self.broken} numbers that are not finite in float32, the first in "
-                f"sample {sample}, step {step}, feature {feature}; repair or drop those samples"
-            )
-
-    def _finite(self, rows: slice) -> np.ndarray:
-        """A chunk as float32. -inf in audio becomes 0, as in the original; nothing else may be non-finite."""
-        raw = self.array[rows]
-        with np.errstate(over="ignore"):  # what overflows is found below
-            chunk = raw.astype(np.float32, order="C")
-        if np.isfinite(chunk).all():
-            return chunk
-        if self.may_be_silent:
-            silent = np.isneginf(raw)
-            self.silent += int(silent.sum())
-            chunk[silent] = 0
-        broken = ~np.isfinite(chunk)
-        if broken.any():
-            self.broken += int(broken.sum())
-            sample, step, feature = np.argwhere(broken)[0]
-            self.first_broken = self.first_broken or (rows.start + sample, step, feature)
-        return chunk
-
-
-def to_front(sequences: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Move the first `lengths` (N,) steps of (N, T, d) sequences to their end, and zeros in front of them."""
-    steps = sequences.shape[1]
-    origin = np.arange(steps) - (steps - lengths)[:, None]  # (N, T): of the step that comes here
-    moved = np.take_along_axis(sequences, np.maximum(origin, 0)[:, :, None], axis=1)
-    moved[origin < 0] = 0
-    return moved
 
 
 def in_memory(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> np.ndarray:

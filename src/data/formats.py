@@ -48,20 +48,20 @@ def read_layout(raw: Any, where: str | Path) -> tuple[str, dict[str, RawSplit]]:
 
     `where` names the file in messages. Only the features' shapes are looked at here, not their numbers.
     """
-    protocol = "MMSA" if _is_mmsa(_item(raw, SPLITS[0], where)) else "MulT"
+    protocol = "MMSA" if is_mmsa(item_of(raw, SPLITS[0], where)) else "MulT"
     absent = _absent(raw, where)
     splits = {}
     for name in SPLITS:
         place = f"{where}, {name}"
-        arrays = _item(raw, name, where)
+        arrays = item_of(raw, name, where)
         labels = (_mmsa_labels if protocol == "MMSA" else _mult_labels)(arrays, place)
         if not len(labels):
             raise UserError(f"{place} has no samples; each of {', '.join(SPLITS)} needs some")
-        present = {key: _features(arrays, key, len(labels), place) for key in MODALITY_KEYS if key not in absent}
-        features = {key: present[key] if key in present else _zeros(present) for key in MODALITY_KEYS}
+        present = {key: features_of(arrays, key, len(labels), place) for key in MODALITY_KEYS if key not in absent}
+        features = {key: present[key] if key in present else zeros_beside(present) for key in MODALITY_KEYS}
         if not np.isfinite(labels).all():
             raise UserError(f"{place} labels hold {np.sum(~np.isfinite(labels))} numbers that are not finite")
-        splits[name] = RawSplit(features, labels, _ids(arrays.get("id"), len(labels), place))
+        splits[name] = RawSplit(features, labels, ids_of(arrays.get("id"), len(labels), place))
     for key in absent:
         others = "".join(m for m, other in zip("lav", MODALITY_KEYS, strict=True) if other != key)
         splits[SPLITS[0]].notes.append(
@@ -69,15 +69,16 @@ def read_layout(raw: Any, where: str | Path) -> tuple[str, dict[str, RawSplit]]:
             "model that has this option, as PMR"
         )
     if protocol == "MMSA":
-        splits = _with_lengths(raw, splits, where)
+        splits = with_lengths(raw, splits, where)
     return protocol, splits
 
 
-def _is_mmsa(split: Any) -> bool:
+def is_mmsa(split: Any) -> bool:
+    """Whether a split has MMSA's labels and no others."""
     return isinstance(split, dict) and "regression_labels" in split and "labels" not in split
 
 
-def _item(container: Any, key: str, where: str | Path) -> Any:
+def item_of(container: Any, key: str, where: str | Path) -> Any:
     if not isinstance(container, dict):
         raise UserError(f"{where} is a {type(container).__name__}, not a dict that holds {key!r}")
     if key not in container:
@@ -102,13 +103,14 @@ def _absent(raw: Any, where: str | Path) -> list[str]:
     return absent
 
 
-def _zeros(present: dict[str, np.ndarray]) -> np.ndarray:
+def zeros_beside(present: dict[str, np.ndarray]) -> np.ndarray:
     """A stream of zeros, one feature wide, of as many samples and steps as the first that is present."""
     samples, steps, _ = next(iter(present.values())).shape
     return np.broadcast_to(np.float32(0), (samples, steps, 1))
 
 
-def _numbers(array: Any, where: str) -> np.ndarray:
+def numbers_in(array: Any, where: str) -> np.ndarray:
+    """The array, if it is one of numbers; UserError where it is not."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
         raise UserError(f"{where} is {kind}, not an array of numbers")
@@ -116,7 +118,7 @@ def _numbers(array: Any, where: str) -> np.ndarray:
 
 
 def _mult_labels(arrays: Any, place: str) -> np.ndarray:
-    labels = _numbers(_listed(_item(arrays, "labels", place)), f"{place} labels")
+    labels = numbers_in(_listed(item_of(arrays, "labels", place)), f"{place} labels")
     if labels.ndim == 0:
         raise UserError(f"{place} labels has shape (); expected (samples, ...)")
     return labels
@@ -124,7 +126,7 @@ def _mult_labels(arrays: Any, place: str) -> np.ndarray:
 
 def _mmsa_labels(arrays: Any, place: str) -> np.ndarray:
     """(N,) regression labels, an array or a list -> (N, 1, 1)."""
-    labels = _numbers(_listed(_item(arrays, "regression_labels", place)), f"{place} regression_labels")
+    labels = numbers_in(_listed(item_of(arrays, "regression_labels", place)), f"{place} regression_labels")
     if labels.ndim != 1:
         raise UserError(f"{place} regression_labels has shape {labels.shape}; expected (samples,)")
     return labels.reshape(-1, 1, 1)
@@ -136,8 +138,8 @@ def _listed(numbers: Any) -> Any:
     return np.array(numbers) if plain else numbers
 
 
-def _features(arrays: Any, key: str, samples: int, place: str) -> np.ndarray:
-    array = _numbers(_item(arrays, key, place), f"{place} {key}")
+def features_of(arrays: Any, key: str, samples: int, place: str) -> np.ndarray:
+    array = numbers_in(item_of(arrays, key, place), f"{place} {key}")
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(f"{place} {key} has shape {array.shape}; expected (samples, steps, features)")
     if len(array) != samples:
@@ -145,7 +147,7 @@ def _features(arrays: Any, key: str, samples: int, place: str) -> np.ndarray:
     return array
 
 
-def _ids(raw: Any, samples: int, place: str) -> list[str]:
+def ids_of(raw: Any, samples: int, place: str) -> list[str]:
     """One string a sample: its fields joined by '|', or its number where the file has no ids."""
     if raw is None:
         return [str(i) for i in range(samples)]
@@ -174,12 +176,13 @@ def _id_field(value: Any) -> str:
     return text
 
 
-def _with_lengths(raw: Any, splits: dict[str, RawSplit], where: str | Path) -> dict[str, RawSplit]:
+def with_lengths(raw: Any, splits: dict[str, RawSplit], where: str | Path) -> dict[str, RawSplit]:
     """The splits of an MMSA file with the lengths of their sequences, without those that have their padding in front.
+    The first split, train where there is one, tells on which side that is.
     """
-    told = {name: _told_lengths(raw[name], splits[name], f"{where}, {name}") for name in SPLITS}
-    train = splits["train"]
-    aligned = "audio" not in told["train"] and len({train.shape(key)[1] for key in MODALITY_KEYS}) == 1
+    told = {name: _told_lengths(raw[name], split, f"{where}, {name}") for name, split in splits.items()}
+    first, train = next(iter(splits.items()))
+    aligned = "audio" not in told[first] and len({train.shape(key)[1] for key in MODALITY_KEYS}) == 1
     moved: tuple[str, ...] = MODALITY_KEYS
     if aligned:
         if sum(_tail_votes(train.features[key]) for key in MODALITY_KEYS) < 0:
@@ -197,7 +200,7 @@ def _told_lengths(arrays: Any, split: RawSplit, place: str) -> dict[str, np.ndar
     told = {}
     for key in ("audio", "vision"):
         if arrays.get(f"{key}_lengths") is not None and arrays.get(key) is not None:
-            lengths = _numbers(_listed(arrays[f"{key}_lengths"]), f"{place} {key}_lengths")
+            lengths = numbers_in(_listed(arrays[f"{key}_lengths"]), f"{place} {key}_lengths")
             told[key] = _checked_lengths(lengths, split, key, place)
     if arrays.get("text_bert") is not None and arrays.get("text") is not None:
         mask = bert_mask(arrays["text_bert"], *split.shape("text")[:2])
@@ -235,7 +238,7 @@ def bert_mask(raw: Any, samples: int, steps: int) -> np.ndarray | None:
         try:
             if len(raw) != samples or any(len(item) > max(3, steps) for item in raw):
                 return None
-            raw = np.array([[_numbers(_listed(row), "a row") for row in item] for item in raw])
+            raw = np.array([[numbers_in(_listed(row), "a row") for row in item] for item in raw])
         except (UserError, TypeError, ValueError):
             return None
     if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "biuf":

@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
-from matplotlib.font_manager import get_font_names
-
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -43,6 +40,9 @@ def on_one_line(text: str) -> str:
 @contextmanager
 def drawn_text(**style: Any) -> Iterator[None]:
     """Within it, matplotlib draws text as it is, in a style: no mathematics, and Chinese where a font has it."""
+    import matplotlib  # noqa: PLC0415, slow to import, and not all who escape draw
+    from matplotlib.font_manager import get_font_names  # noqa: PLC0415
+
     there = set(get_font_names())
     fonts = ["DejaVu Sans", *(name for name in OF_EAST_ASIA if name in there)]
     with matplotlib.rc_context({"font.family": fonts, "text.parse_math": False, **style}), warnings.catch_warnings():

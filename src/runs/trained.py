@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -10,11 +10,19 @@ from src.dataset import Dataset, load_dataset
 from src.errors import UserError, printable
 from src.models import build
 from src.runs.result import is_count
-from src.runs.run_folder import check_numbers, load_checkpoint
+from src.runs.run_folder import check_numbers, load_checkpoint, read_result
 from src.settings import Settings, read_settings
 from src.tasks import SentimentRegression, Task, task_of_result
 from src.training.machine import choose_arithmetic, explained, find_device, speed_up
 from src.training.state import as_one_vector
+
+
+class TrainedOn(NamedTuple):
+    """What a model knows of its training data. The first two are those of (language, audio, vision)."""
+
+    input_dims: tuple[int, ...]
+    input_lens: tuple[int, ...]
+    task: Task
 
 
 def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, Dataset, Settings, int]:
@@ -23,28 +31,58 @@ def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, D
     `changes` are settings that differ from the run's, such as the device or the folder of the data. UserError where the
     checkpoint is not one of this code, does not fit the data, or would give other numbers now.
     """
+    checkpoint, settings = read_checkpoint(folder, changes)
+    task = recorded_task(checkpoint, settings, f"{folder}/checkpoint.pt")
+    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir,
+                           asked=replace(settings.asked, recorded=task))
+    return restore(checkpoint, settings, dataset, folder), dataset, settings, checkpoint["epoch"]
+
+
+def load_without_data(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, TrainedOn, Settings]:
+    """The model of a run as by `load_trained`, without its data set. UserError too where the run has not finished."""
+    if read_result(folder) is None:
+        raise UserError(f"{folder} is not the folder of a finished run: it has no result.json")
+    checkpoint, settings = read_checkpoint(folder, changes)
+    path, config = f"{folder}/checkpoint.pt", checkpoint["config"]
+    if (task := recorded_task(checkpoint, settings, path)) is None:
+        raise UserError(f"{path} is of the first format and does not name its task; train the run again")
+    try:
+        trained_on = TrainedOn(tuple(config["input_dims"]), tuple(config["input_lens"]), task)
+        if [*map(is_count, trained_on.input_dims + trained_on.input_lens)] != [True] * 6:
+            raise ValueError("no sizes")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: it does not have the sizes of its data") from error
+    return restore(checkpoint, settings, trained_on, folder), trained_on, settings
+
+
+def read_checkpoint(folder: Path | str, changes: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
+    """The checkpoint of a run, and its settings but for some `changes`."""
     checkpoint, path = load_checkpoint(folder), f"{folder}/checkpoint.pt"
     try:
-        recorded, weights, epoch = checkpoint["config"]["settings"], checkpoint["model"], checkpoint["epoch"]
-        if not is_count(epoch):
-            raise TypeError("its epoch is no number")
+        recorded, epoch = checkpoint["config"]["settings"], checkpoint["epoch"]
+        if not is_count(epoch) or "model" not in checkpoint:
+            raise TypeError("its epoch is no number, or it has no model")
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} was written by another version of this code: {error}") from error
     settings = replace(read_settings(recorded, path), **changes)
     check_numbers(checkpoint, settings.recorded(), path)
+    return checkpoint, settings
+
+
+def restore(checkpoint: dict[str, Any], settings: Settings, data: Dataset | TrainedOn,
+            folder: Path | str) -> torch.nn.Module:
+    """The model of a checkpoint, ready to evaluate, on the device of the settings."""
     choose_arithmetic(settings.deterministic, settings.precision)
     device = find_device(settings.device)
-    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir,
-                           asked=replace(settings.asked, recorded=recorded_task(checkpoint, settings, path)))
     with explained(f"the model of {folder} does not fit on {device}"):
-        model = build(settings, dataset).to(device)
+        model = build(settings, data).to(device)
     as_one_vector(model)  # as in training: a CPU's products round by the place of the weights in memory
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(checkpoint["model"])
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = printable(" ".join(str(error).split()))
-        raise UserError(f"{path} does not fit the data or the code: {reason}") from error
-    return speed_up(model.eval(), device, settings.precision), dataset, settings, epoch
+        raise UserError(f"{folder}/checkpoint.pt does not fit the data or the code: {reason}") from error
+    return speed_up(model.eval(), device, settings.precision)
 
 
 def recorded_task(checkpoint: dict[str, Any], settings: Settings, where: str) -> Task | None:

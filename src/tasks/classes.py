@@ -28,7 +28,7 @@ class EmotionClassification(Task):
     """K yes/no emotions a sample, (N, K), two logits each. `weights` are those of "yes", with 1 for "no"."""
 
     name = "emotions"
-    loss_name = "cross entropy"
+    loss_name, kind_of_answer = "cross entropy", "probability"
     trivial_baseline = "majority class"
     note = "F1 is weighted by the true classes. The CSV has test-selected figures beside it."
 
@@ -103,6 +103,10 @@ class EmotionClassification(Task):
         each = F.cross_entropy(prediction.reshape(-1, 2), labels.reshape(-1), reduction="none").view(labels.shape)
         return (each * torch.where(labels > 0, each.new_tensor(self.weights), 1.0)).mean()
 
+    def answer(self, prediction: Tensor) -> Tensor:
+        """Two logits an emotion -> the probability of its "yes"."""
+        return prediction.unflatten(1, (-1, 2)).softmax(dim=2)[..., 1]
+
     def trivial_prediction(self, train_labels: Tensor, samples: int) -> Tensor:
         """The more frequent answer to each emotion in training, as logits."""
         majority = (train_labels.float().mean(dim=0) > 0.5).long()  # (K,)
@@ -121,7 +125,7 @@ class Classification(Task):
     """One of K classes a sample, (N, 1). `values` are the numbers of the classes in a file, 0 to K-1 by default."""
 
     name = "classes"
-    loss_name = "cross entropy"
+    loss_name, kind_of_answer = "cross entropy", "probability"
     trivial_baseline = "majority class"
     headline = ("acc", "f1")
     main = ("F1", ("f1",))
@@ -201,6 +205,9 @@ class Classification(Task):
         """The mean over samples; a sample counts as much as its class weighs."""
         each = F.cross_entropy(prediction, labels.squeeze(1), reduction="none")
         return (each * each.new_tensor(self.weights)[labels.squeeze(1)] if self.weights else each).mean()
+
+    def answer(self, prediction: Tensor) -> Tensor:
+        return prediction.softmax(dim=1)
 
     def trivial_prediction(self, train_labels: Tensor, samples: int) -> Tensor:
         """The most frequent class in training, as logits."""

@@ -21,6 +21,7 @@ class Task:
     labels: Sequence[str]  # the names of a sample's labels
     output_dim: int
     loss_name: str
+    kind_of_answer: str = "score"  # or "probability": what `answer` gives
     trivial_baseline: str
     definitions: Mapping[str, Metric]
     columns: Mapping[str, str]  # of a table: {title: metric}
@@ -73,6 +74,10 @@ class Task:
     def loss(self, prediction: Tensor, labels: Tensor) -> Tensor:
         """The mean over a batch and over the labels of a sample."""
         raise NotImplementedError
+
+    def answer(self, prediction: Tensor) -> Tensor:
+        """(N, output_dim) -> (N, K), a number for each of the `labels`: its score, or its probability."""
+        return prediction
 
     def trivial_prediction(self, train_labels: Tensor, samples: int) -> Tensor:
         """The trivial baseline's prediction for each of the samples: (N, output_dim)."""

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from src.data.asked import compare
-from src.data.cache import convert, read_file, sha256_of, to_front
+from src.data.cache import convert, read_file, sha256_of
+from src.data.conversion import to_front
 from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
 from src.data.safe_pickle import release_pages

@@ -40,6 +40,26 @@ def choose_arithmetic(deterministic: bool, precision: str = "float32") -> None:
     torch.backends.cudnn.benchmark = False
 
 
+@contextmanager
+def torch_as_found() -> Iterator[None]:
+    """Within it, torch has its own defaults; after it, everything that is global in torch is as it was before: random
+    state, default type, threads, deterministic mode, precision.
+    """
+    before = (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+              torch.is_deterministic_algorithms_warn_only_enabled(), torch.get_float32_matmul_precision(),
+              torch.backends.cudnn.benchmark)
+    with torch.random.fork_rng():
+        try:
+            torch.set_default_dtype(torch.float32)
+            yield
+        finally:
+            dtype, threads, deterministic, warn_only, precision, torch.backends.cudnn.benchmark = before
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.set_float32_matmul_precision(precision)
+
+
 def find_device(name: str) -> torch.device:
     """The torch device of --device; UserError where this machine does not have it."""
     if name == "auto":

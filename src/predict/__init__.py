@@ -1,0 +1,1 @@
+"""Predictions of finished runs for clips of any file, and their export."""

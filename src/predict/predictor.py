@@ -1,0 +1,170 @@
+"""Finished runs that predict: `load_model(RUN).predict(text, audio, vision)`. Their training data is not needed."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from src.data.conversion import Stream
+from src.data.formats import MODALITY_KEYS, RawSplit
+from src.data.safe_pickle import release_pages
+from src.dataset import Split
+from src.errors import UserError
+from src.predict.clips import fit_to, open_clips, read_clips
+from src.runs.trained import TrainedOn, load_without_data
+from src.settings import Settings
+from src.training.machine import choose_arithmetic, explained, find_device, torch_as_found
+
+LEFT_OUT = "has not finished, and is left out"
+
+
+class Trained(NamedTuple):
+    """A finished run, to predict with."""
+
+    folder: Path
+    model: nn.Module
+    trained_on: TrainedOn
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """N clips and the answers of one or more runs, K numbers a clip: scores, or the probability of each label."""
+
+    ids: list[str]
+    splits: list[str]  # of each clip, "" where the file has none
+    labels: tuple[str, ...]  # K names
+    kind: str  # "score" or "probability"
+    values: np.ndarray  # (N, K), the mean over runs
+    spread: np.ndarray | None  # (N, K), the standard deviation over runs; None where there is one
+    notes: list[str]  # what was changed or cut, in lines
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Predictor:
+    """One or more runs that answer together."""
+
+    def __init__(self, runs: list[Trained], notes: list[str] | None = None) -> None:
+        self.runs, self.notes = runs, notes or []
+        self.trained_on = runs[0].trained_on
+        for run in runs[1:]:
+            if sizes_and_labels(run) != sizes_and_labels(runs[0]):
+                raise UserError(f"{run.folder} and {runs[0].folder} were trained on data of other sizes or labels; "
+                                "predict with each by itself")
+
+    @property
+    def batch_size(self) -> int:
+        """As many clips at a time as an evaluation of the first run takes."""
+        settings = self.runs[0].settings
+        return math.ceil(settings.batch_size / settings.batch_chunk)
+
+    def predict(self, text: Any = None, audio: Any = None, vision: Any = None, ids: Any = None) -> Predictions:
+        """Answers for clips: of each stream an array (N, T, d), a list of N arrays (T_i, d), or one clip (T, d).
+
+        Shorter streams are padded in front, of longer ones the end is kept. UserError where they do not fit the model.
+        """
+        streams = {"text": text, "audio": audio, "vision": vision, "id": ids}
+        if all(streams[key] is None for key in MODALITY_KEYS):
+            raise UserError(f"there is nothing to predict: give {', '.join(MODALITY_KEYS)}")
+        return self.answer({"": streams}, "the clips")
+
+    def predict_file(self, path: Path | str, shown: bool = False) -> Predictions:
+        """Answers for the clips of a file; with `shown`, a bar shows how far it is."""
+        return self.answer(open_clips(Path(path)), path, shown)
+
+    def answer(self, splits: Mapping[str, Any], where: Path | str, shown: bool = False) -> Predictions:
+        """Answers for splits as a file has them."""
+        task, read = self.trained_on.task, read_clips(splits, self.trained_on.input_dims, where)
+        self._check_alignment(read, where)
+        notes, answers = list(self.notes), []
+        with torch_as_found(), tqdm(total=sum(len(split.ids) for split in read.values()), unit="clip", leave=False,
+                                    disable=not shown) as bar:
+            for name, split in read.items():
+                for batch in self._batches(split, f"{where}, {name}" if name else str(where), notes):
+                    answers.append(np.stack([self._answers_of(run, batch) for run in self.runs]))  # (runs, n, K)
+                    bar.update(len(batch))
+        each = np.concatenate(answers, axis=1)
+        return Predictions(
+            ids=[i for split in read.values() for i in split.ids],
+            splits=[name for name, split in read.items() for _ in split.ids],
+            labels=tuple(task.labels), kind=task.kind_of_answer, values=each.mean(axis=0),
+            spread=each.std(axis=0, ddof=1) if len(each) > 1 else None, notes=notes,
+        )
+
+    def _check_alignment(self, splits: Mapping[str, RawSplit], where: Path | str) -> None:
+        for split in splits.values():
+            steps = [split.shape(key)[1] for key in MODALITY_KEYS]
+            if self.runs[0].settings.aligned and len(set(steps)) > 1:
+                raise UserError(f"{where} has {', '.join(map(str, steps))} steps of {', '.join(MODALITY_KEYS)}, and "
+                                "the model was trained on aligned streams, which have the same steps")
+
+    def _batches(self, split: RawSplit, place: str, notes: list[str]) -> Iterator[Split]:
+        """The clips as the model takes them, a batch at a time, so that memory does not grow with their number."""
+        streams = {key: Stream(split.features[key], key, split.lengths.get(key)) for key in MODALITY_KEYS}
+        lens, cut = dict(zip(MODALITY_KEYS, self.trained_on.input_lens, strict=True)), dict.fromkeys(MODALITY_KEYS, 0)
+        for start in range(0, len(split.ids), self.batch_size):
+            rows, features, padding = slice(start, start + self.batch_size), [], []
+            for key, stream in streams.items():
+                x, hidden, lost = fit_to(stream.chunk(rows), stream.padding[rows], lens[key])
+                stream.check_finite(f"{place} {key}")
+                release_pages(stream.array)
+                cut[key] += lost
+                features.append(torch.from_numpy(x.copy()))
+                padding.append(torch.from_numpy(hidden.copy()))
+            yield Split(tuple(features), tuple(padding), torch.empty(len(features[0]), 0), split.ids[rows])
+        notes += split.notes
+        notes += [f"{place} {key}: {stream.silent} elements of -inf set to 0"
+                  for key, stream in streams.items() if stream.silent]
+        notes += [f"{place} {key}: {count} of {len(split.ids)} clips are longer than {lens[key]} steps; "
+                  "their end is read"
+                  for key, count in cut.items() if count]
+
+    @staticmethod
+    @torch.inference_mode()
+    def _answers_of(run: Trained, batch: Split) -> np.ndarray:
+        """(n, K)"""
+        settings = run.settings
+        choose_arithmetic(settings.deterministic, settings.precision)
+        with explained(f"{len(batch)} clips at a time do not fit"):
+            streams, _ = batch.batch(range(len(batch)), find_device(settings.device), settings.trim_padding)
+            prediction, _ = run.model(*streams)
+        return run.trained_on.task.answer(prediction.cpu()).numpy()
+
+
+def sizes_and_labels(run: Trained) -> tuple:
+    """What runs must have in common to answer together."""
+    of = run.trained_on
+    return of.input_dims, of.input_lens, of.task.record(), run.settings.aligned
+
+
+def load_model(*folders: Path | str, device: str = "auto") -> Predictor:
+    """The Predictor of finished runs, each the folder of a run, or of a model with a run for each seed.
+
+    UserError where a folder is neither, or a run has not finished; of a model's folder such runs are left out, and
+    noted.
+    """
+    runs, notes = [], []
+    with torch_as_found():
+        for folder in map(Path, folders):
+            for path in runs_in(folder):
+                if path != folder and not (path / "result.json").is_file():
+                    notes.append(f"{path} {LEFT_OUT}")
+                else:
+                    runs.append(Trained(path, *load_without_data(path, device=device)))
+    if not runs:
+        raise UserError(f"{', '.join(map(str, folders))}: no run has finished there")
+    return Predictor(runs, notes)
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folder itself if it is that of a run, else those of the runs in it."""
+    inside = sorted(path.parent for path in folder.glob("*/config.json"))
+    return inside if inside and not (folder / "config.json").exists() else [folder]

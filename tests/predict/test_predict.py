@@ -1,0 +1,187 @@
+"""Predictions of finished runs for files and arrays: equal to those of the run in any layout; bad ones named."""
+
+import json
+import pickle
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from main import main
+from src.__main__ import run as command
+from src.errors import UserError, run_command
+from src.predict.predictor import load_model
+from tests.data_files import make_splits, write_dataset
+
+LENS, DIMS = (6, 9, 11), (12, 5, 8)
+KEYS = ("text", "audio", "vision")
+SMALL = ("--num_epochs", "1", "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", "--batch_size", "4",
+         "--preset", "stock", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two seeds of MulT on scores, and PMR on emotions, in a folder from which the data is gone."""
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "data").mkdir()
+    write_dataset(folder / "data", "mine", make_splits(), aligned=False)
+    write_dataset(folder / "data", "felt", make_splits("emotion"), aligned=False)
+    results = ("--results_dir", str(folder / "results"), "--data_path", str(folder / "data"))
+    for seed in ("1", "2"):
+        assert main(["--model", "MulT", "--dataset", "mine", "--seed", seed, *SMALL, *results]) == 0
+    assert main(["--model", "PMR", "--dataset", "felt", "--seed", "1", *SMALL, *results]) == 0
+    shutil.rmtree(folder / "data")
+    return folder / "results"
+
+
+def mult(trained, seed=None):
+    folder = trained / "mine/unaligned/MulT"
+    return folder / f"seed{seed}" if seed else folder
+
+
+def recorded(folder):
+    with np.load(folder / "predictions.npz") as arrays:
+        return dict(arrays)
+
+
+def save(path, content):
+    path.write_bytes(pickle.dumps(content))
+    return path
+
+
+def test_a_file_of_splits_gives_the_predictions_of_the_run(trained, tmp_path, capsys):
+    file = save(tmp_path / "all.pkl", make_splits())
+    assert command(["predict", str(mult(trained, 1)), str(file), "--out", str(tmp_path / "out.npz")]) == 0
+    assert capsys.readouterr().out == ""
+    with np.load(tmp_path / "out.npz") as found:
+        of_test, expected = found["splits"] == "test", recorded(mult(trained, 1))
+        assert found["ids"][of_test].tolist() == expected["test_ids"].tolist()
+        assert np.array_equal(found["predictions"][of_test], expected["test_predictions"])  # batches are the same
+        assert found["labels"].tolist() == ["sentiment"]
+
+
+def test_a_model_folder_gives_mean_and_spread(trained, tmp_path, capsys):
+    file = save(tmp_path / "flat.pkl", {key: make_splits()["test"][key] for key in KEYS})
+    assert command(["predict", str(mult(trained)), str(file)]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header == "id,sentiment,sentiment_sd"
+    both = np.stack([recorded(mult(trained, seed))["test_predictions"] for seed in (1, 2)])[..., 0]
+    found = np.array([row.split(",") for row in rows], dtype=float)
+    assert found[:, 0].tolist() == list(range(6))
+    assert np.allclose(found[:, 1], both.mean(axis=0), atol=1e-6)
+    assert np.allclose(found[:, 2], both.std(axis=0, ddof=1), atol=1e-6)
+
+
+def test_emotions_come_as_probabilities(trained, tmp_path):
+    streams = {key: make_splits("emotion")["test"][key] for key in KEYS}
+    np.savez(tmp_path / "clips.npz", **streams, id=np.array([f"=clip{i}" for i in range(6)]))
+    run = trained / "felt/unaligned/PMR/seed1"
+    assert command(["predict", str(run), str(tmp_path / "clips.npz"), "--out", str(tmp_path / "out.jsonl")]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    logits = recorded(run)["test_predictions"].reshape(6, 4, 2)
+    expected = 1 / (1 + np.exp(logits[..., 0] - logits[..., 1]))
+    assert (next(iter(rows[0])), rows[3]["id"]) == ("id", "=clip3")
+    assert np.allclose([list(row.values())[1:] for row in rows], expected, atol=1e-6)
+    assert command(["predict", str(run), str(tmp_path / "clips.npz"), "--out", str(tmp_path / "out.csv")]) == 0
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("'=clip0,")  # no formula
+
+
+def test_arrays_lists_and_single_clips(trained):
+    """Shorter streams are padded in front, of longer ones the end is read; what is cut is counted."""
+    test, expected = make_splits()["test"], recorded(mult(trained, 1))["test_predictions"]
+    model = load_model(mult(trained, 1), device="cpu")
+    clips = {key: list(test[key]) for key in KEYS}
+    for i in range(6):  # without their front padding
+        clips = clips | {key: [*clips[key][:i], clips[key][i][i % 3:], *clips[key][i + 1:]] for key in KEYS}
+    found = model.predict(**clips)
+    assert np.allclose(found.values, expected, atol=1e-6)
+    assert (found.spread, found.notes, len(found)) == (None, [], 6)
+    assert np.allclose(model.predict(*(test[key][2] for key in KEYS)).values, expected[2], atol=1e-6)
+    tensors = [torch.tensor(test[key]) for key in KEYS]
+    assert np.array_equal(model.predict(*tensors).values, expected)
+    longer = model.predict(np.pad(test["text"], ((0, 0), (3, 0), (0, 0)), constant_values=9), test["audio"],
+                           test["vision"])
+    assert np.array_equal(longer.values, expected)
+    assert longer.notes == ["the clips text: 6 of 6 clips are longer than 6 steps; their end is read"]
+    padded = model.predict(np.pad(test["text"], ((0, 0), (3, 0), (0, 0))), test["audio"], test["vision"])
+    assert (padded.notes, np.array_equal(padded.values, expected)) == ([], True)
+
+
+def test_padding_behind_is_moved_as_in_training(trained):
+    """Where a file tells lengths, as MMSA's do."""
+    test, expected = make_splits()["test"], recorded(mult(trained, 1))["test_predictions"]
+    moved = {key: np.stack([np.roll(x, -(i % 3), axis=0) for i, x in enumerate(test[key])]) for key in KEYS}
+    lengths = {f"{key}_lengths": np.array([x.shape[0] - i % 3 for i, x in enumerate(test[key])])
+               for key in ("audio", "vision")}
+    model = load_model(mult(trained, 1), device="cpu")
+    assert np.allclose(model.answer({"": {**moved, **lengths}}, "mmsa").values, expected, atol=1e-6)
+
+
+def test_torch_is_left_as_it_was_found(trained):
+    state = torch.get_rng_state()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        test = make_splits()["test"]
+        found = load_model(mult(trained, 1), device="cpu").predict(*(test[key] for key in KEYS))
+        assert np.array_equal(found.values, recorded(mult(trained, 1))["test_predictions"])
+        assert torch.is_deterministic_algorithms_warn_only_enabled() and torch.get_default_dtype() == torch.float64
+        assert torch.equal(torch.get_rng_state(), state)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("content, words", [
+    ({**make_splits()["test"], "audio": np.zeros((6, 9, 4), "f4")},
+     "audio has 4 features a step; the model takes 5, those that it was trained on"),
+    ({**make_splits()["test"], "audio": np.zeros((5, 9, 5), "f4")}, "6 clips of text, 5 clips of audio"),
+    ({key: make_splits()["test"][key] for key in ("text", "vision")},
+     "has no audio, of which the model takes 5 features a step"),
+    ({"words": 1}, "has no text, audio, vision, nor splits that have them; it has words"),
+    ({**make_splits()["test"], "text": np.full((6, 6, 12), np.nan, "f4")}, "numbers that are not finite"),
+    ({**make_splits()["test"], "text": np.zeros(3, "f4")}, "text has shape (3,); expected (clips, steps, features)"),
+    (b"<html>", "is no pickle: it is a web page"),
+])
+def test_what_does_not_fit_is_one_line(trained, tmp_path, capsys, content, words):
+    file = tmp_path / "clips.pkl"
+    file.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    out = tmp_path / "out.csv"
+    assert run_command(command, ["predict", str(mult(trained, 1)), str(file), "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {file}") and words in line
+    assert not out.exists()
+
+
+def test_runs_that_cannot_predict_are_one_line(trained, tmp_path, capsys):
+    file = save(tmp_path / "flat.pkl", make_splits()["test"])
+    unfinished = tmp_path / "MulT/seed3"
+    shutil.copytree(mult(trained, 1), unfinished)
+    (unfinished / "result.json").unlink()
+    no_run = "is not the folder of a finished run"
+    for run, words in ((str(unfinished), no_run), (str(tmp_path), no_run),
+                       (str(tmp_path / "MulT"), "no run has finished there")):
+        assert run_command(command, ["predict", run, str(file)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line
+    shutil.copytree(mult(trained, 2), tmp_path / "MulT/seed2")
+    assert command(["predict", str(tmp_path / "MulT"), str(file)]) == 0
+    assert f"# {unfinished} has not finished, and is left out" in capsys.readouterr().err
+    with pytest.raises(UserError, match="other sizes or labels"):
+        load_model(mult(trained, 1), trained / "felt/unaligned/PMR/seed1")
+    assert run_command(command, ["predict", str(mult(trained, 1)), str(file), "--out", "out.txt"]) == 2
+    assert "one of .csv, .jsonl, .npz" in capsys.readouterr().err
+
+
+def test_memory_is_bounded_by_the_batch(trained, tmp_path):
+    """A file that is mapped is read a batch at a time: no array of all its clips is made."""
+    test = make_splits()["test"]
+    file = save(tmp_path / "many.pkl", {key: np.tile(test[key], (2000, 1, 1)) for key in KEYS})
+    model = load_model(mult(trained, 1), device="cpu")
+    object.__setattr__(model.runs[0].settings, "batch_size", 200)
+    tracemalloc.start()
+    assert len(model.predict_file(file)) == 12000
+    assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 3
+    tracemalloc.stop()
