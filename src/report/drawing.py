@@ -238,6 +238,25 @@ def draw_attention(title: str, sample: str, maps: Mapping[str, ndarray],
     return figure
 
 
+def draw_pairs(title: str, sample: str, maps: Mapping[tuple[str, str], ndarray], steps: Mapping[str, int]) -> Figure:
+    """Crossmodal attention between pairs: a row a target, a heat map a source. maps: {(target, source): (T_t, T_s)}."""
+    targets = list(dict.fromkeys(target for target, _ in maps))
+    figure = Figure(figsize=(WIDTH, 1.2 + 1.9 * len(targets)), layout="constrained")
+    panels = figure.subplots(len(targets), max(sum(t == target for t, _ in maps) for target in targets), squeeze=False)
+    for axes_of_target, target in zip(panels, targets, strict=True):
+        for axes, source in zip(axes_of_target, (s for t, s in maps if t == target), strict=True):
+            image = axes.imshow(maps[target, source], cmap="Greys", vmin=0, aspect="auto", interpolation="nearest",
+                                extent=(0.5, steps[source] + 0.5, steps[target] + 0.5, 0.5))
+            axes.set_xlabel(f"step of {MODALITY_NAMES[source]}")
+            axes.set_ylabel(f"step of {MODALITY_NAMES[target]}")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+            axes.spines[["top", "right"]].set_visible(True)
+            figure.colorbar(image, ax=axes, pad=0.02)
+    figure.suptitle(f"{title}\ncrossmodal attention in the last layer, mean over heads\ntest sample {sample}")
+    return figure
+
+
 def draw_streams(title: str, streams: Mapping[str, ndarray]) -> Figure:
     """The three streams of a sample: a heat map a modality, its padding, the steps of zeros, hatched.
 

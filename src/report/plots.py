@@ -10,12 +10,15 @@ For each data set, alignment and protocol:
     ..._gates.png      PMR: the mean gate G of each modality over time, a line a layer
     ..._messages.png   PMR: the message weights alpha of each layer
     ..._attention.png  PMR: crossmodal attention to the hub in the last layer, for one test sample
+    ..._pairs.png      MulT: crossmodal attention of each pair in the last layer, for one of the samples whose decisions
+                       a run keeps; MulT-FFL's has its name added
 
-A PMR that was trained with a --name of its own adds it to the names of its last three. Pooled folds have bars and
-confusion matrices alone.
+A PMR that was trained with a --name of its own adds it to the names of its three, and so does a MulT. Pooled folds have
+bars and confusion matrices alone.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,16 +40,20 @@ from src.report.drawing import (
     draw_curves,
     draw_gates,
     draw_messages,
+    draw_pairs,
     loss_curves,
 )
 from src.report.escapes import drawn_text
 from src.report.folds import FOLDS_HELP, pool
 from src.report.read_runs import Group, collect, predictions_of
+from src.runs.decisions import read_decisions
 from src.runs.run_folder import OutdatedRunError
 from src.runs.trained import load_trained
 from src.tasks import Classification, task_of_result
 
 from modules.multimodal import by_modality
+
+PAIR = re.compile(r"trans_(\w)_with_(\w)\.")  # the modules of a MulT: target and source
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,9 @@ def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None =
                 counts = {f"{name}, {count_seeds({name: runs})}": np.sum([confusion(task, run) for run in runs], axis=0)
                           for name, runs in models.items()}
                 lines.append(save(draw_confusion(f"{title}, test", counts, task.labels), out, f"{stem}_confusion"))
+        for group, models in {} if folds else groups.items():
+            for trial, runs in models.items():
+                lines += draw_pairs_of(group, trial, runs[0].result, out, sample)
         for group, trial, result in learned:
             lines += draw_learned(group.title, group.stem, trial, result, out, sample, data_path)
     return lines
@@ -189,6 +199,26 @@ def confusion(task: Classification, run: Run) -> np.ndarray:
     except (ValueError, IndexError) as error:
         raise UserError(f"{run.result['folder']}/predictions.npz is damaged; train the run again") from error
     return counts
+
+
+def draw_pairs_of(group: Group, trial: str, result: dict[str, Any], out: str | Path, sample: str | None) -> Iterator:
+    """Draw what a MulT attends to, from the file that its run keeps; yields a line, none for a model without pairs."""
+    if "num_heads" not in result["settings"]:
+        return
+    title, read = f"{group.title}, {trial}, 1 seed ({result['seed']})", read_decisions(result["folder"])
+    if read is None:
+        yield f"# {title}: what it attends to was not recorded, by an earlier version"
+        return
+    ids = list(map(str, read["ids"]))
+    attention = read["attention"].items()
+    pairs = {(match[1], match[2]): weights for name, weights in attention if (match := PAIR.match(name))}
+    if pairs and sample is not None and sample not in ids:
+        yield f"# {title}: no attention was recorded for sample {sample!r}; there are {', '.join(ids)}"
+    elif pairs:
+        index = 0 if sample is None else ids.index(sample)
+        figure = draw_pairs(title, ids[index], {pair: weights[index] for pair, weights in pairs.items()},
+                            by_modality(read["steps"].tolist()))
+        yield save(figure, out, f"{group.stem}_pairs{trial.removeprefix('MulT')}")
 
 
 def draw_learned(group: str, stem: str, trial: str, result: dict[str, Any], out: str | Path, sample: str | None,

@@ -12,10 +12,11 @@ from src.data.formats import SPLITS
 from src.dataset import Dataset, fingerprint, load_dataset
 from src.errors import UserError
 from src.models import build
+from src.runs.decisions import record_decisions
 from src.runs.log import TrainingLog, result_lines
 from src.runs.result import make_result
 from src.runs.resume import difference_of_runs, differences_of_environment, is_finished, unfinished
-from src.runs.run_folder import RunFolder
+from src.runs.run_folder import RunFolder, load_checkpoint
 from src.runs.stock_checkpoint import initialise
 from src.settings import Settings
 from src.train import Step, fit
@@ -160,7 +161,7 @@ def report(folder: RunFolder, dataset: Dataset, state: TrainingState, result: di
     """Write and show the outcome of a finished run."""
     selected = state.selected
     assert selected and selected.test
-    folder.save_predictions(**{
+    folder.save_arrays("predictions.npz", {
         f"{split}_{name}": value
         for split, evaluation in (("valid", selected.valid), ("test", selected.test))
         for name, value in {
@@ -168,5 +169,8 @@ def report(folder: RunFolder, dataset: Dataset, state: TrainingState, result: di
             "labels": dataset.splits[split].labels.numpy(),
         }.items()
     })
+    state.model.load_state_dict(load_checkpoint(folder.path)["model"])  # of the selected epoch
+    if decisions := record_decisions(state.model, dataset.splits["test"], state.device):
+        folder.save_arrays("decisions.npz", decisions)
     folder.log(*result_lines(dataset.task, result, selected.test), f"# results in {folder.path}")
     folder.finish(result)

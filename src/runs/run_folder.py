@@ -138,11 +138,11 @@ class RunFolder:
         keep(self._log)
         self._save("last.pt", {"config": config, "state": state, "sizes": self._sizes(), "seconds": seconds})
 
-    def save_predictions(self, **arrays: Any) -> None:
-        """Write predictions.npz."""
+    def save_arrays(self, name: str, arrays: dict[str, Any]) -> None:
+        """Write predictions.npz or decisions.npz."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
-        write_whole(self.path / "predictions.npz", buffer.getbuffer())
+        write_whole(self.path / name, buffer.getbuffer())
 
     def finish(self, result: dict) -> None:
         """Write result.json, and remove last.pt."""

@@ -72,8 +72,8 @@ def pmr_of(trained, seed=9):
 
 def test_every_figure_of_every_data_set_is_written_and_named(folder, capsys):
     assert main(command(folder)) == 0
-    expected = [name for stem in ("iemocap_aligned", "mine_unaligned")
-                for name in names(stem, "attention", "bars", "curves", "gates", "messages")]
+    of_all = "attention", "bars", "curves", "gates", "messages"
+    expected = names("iemocap_aligned", *of_all) + names("mine_unaligned", *of_all, "pairs")
     assert written(folder) == expected
     assert sorted(capsys.readouterr().out.split()) == [str(folder / "figures" / name) for name in expected]
     for name in expected:
@@ -266,9 +266,28 @@ def test_a_run_of_an_earlier_format_has_no_figures_of_its_decisions(trained, tmp
 def test_without_a_pmr_there_is_nothing_learned_to_show(folder, capsys):
     shutil.rmtree(folder / "results/mine/unaligned/PMR")
     assert main(command(folder, "--dataset", "mine")) == 0
-    assert written(folder) == names("mine_unaligned", "bars", "curves")
+    assert written(folder) == names("mine_unaligned", "bars", "curves", "pairs")
     assert main(command(folder, "--dataset", "mine", "--sample", "test0|0.5|1.25")) == 2
     assert "--sample is for the attention of PMR" in capsys.readouterr().err
+
+
+def test_the_attention_of_a_mult_is_drawn_from_its_run_folder(folder, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, out, name: drawn.append(figure) if "pairs" in name else None)
+    run = folder / "results/mine/unaligned/MulT/seed9"
+    with np.load(run / "decisions.npz") as arrays:
+        recorded, ids = arrays["attention/trans_a_with_v.layers.1"], arrays["ids"].tolist()
+    assert main(command(folder, "--dataset", "mine", "--sample", ids[3])) == 0
+    panels = [axes for axes in drawn[0].axes if axes.images]
+    labels = [(axes.get_ylabel(), axes.get_xlabel()) for axes in panels]
+    assert labels == [(f"step of {target}", f"step of {source}") for target, source in (
+        ("language", "audio"), ("language", "vision"), ("audio", "language"), ("audio", "vision"),
+        ("vision", "language"), ("vision", "audio"))]
+    np.testing.assert_array_equal(panels[3].images[0].get_array(), recorded[3].astype(np.float32))
+    assert panels[3].images[0].get_extent() == [0.5, 11.5, 9.5, 0.5]
+    (run / "decisions.npz").unlink()
+    assert main(command(folder, "--dataset", "mine")) == 0
+    assert "MulT, 1 seed (9): what it attends to was not recorded, by an earlier version" in capsys.readouterr().out
 
 
 def test_data_that_has_moved_is_found_by_data_path(folder, trained, unsaved):

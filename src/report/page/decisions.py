@@ -3,8 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy import ndarray
 from src.errors import UserError
 from src.report.drawing import MODALITY_NAMES
 from src.report.page.content import points
-from src.runs.run_folder import read_arrays
+from src.runs.decisions import read_decisions, smaller
 
 MOST_STEPS = 32, 64  # of a picture of attention, in rows and columns; of a line those in columns
 NAMES = (  # of modules, in words
@@ -39,22 +38,6 @@ class Decided(NamedTuple):
     seed: int
     modalities: list[str]
     samples: list[Sample]
-
-
-def read_decisions(folder: Path) -> dict[str, Any] | None:
-    """{"ids": (n,), and "gates", "alphas" and "attention", each {name of a module: (n, ...)}} of a run; None where it
-    recorded none. UserError where the file cannot be read.
-    """
-    if not (path := folder / "decisions.npz").is_file():
-        return None
-    read: dict[str, Any] = {"ids": (), "gates": {}, "alphas": {}, "attention": {}}
-    for name, array in read_arrays(path).items():
-        kind, _, module = name.partition("/")
-        if module:
-            read.setdefault(kind, {})[module] = array.astype(np.float32)
-        else:
-            read[kind] = array
-    return read
 
 
 def decided(name: str, run: dict[str, Any]) -> Decided | None:
@@ -108,13 +91,3 @@ def maps_of(attention: dict[str, ndarray], i: int) -> Iterator[tuple[str, str]]:
         shade[..., 3] = np.round(15 * weights / (weights.max() or 1)) / 15  # few shades make small pictures
         imsave(buffer, shade, format="png", metadata={"Software": ""})
         yield title, f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def smaller(values: ndarray, sizes: Sequence[int]) -> ndarray:
-    """The means of neighbouring steps along each axis, so that it has no more steps than its size."""
-    for axis, most in enumerate(sizes):
-        if (steps := values.shape[axis]) > most:
-            starts = np.arange(most) * steps // most
-            counts = np.diff(starts, append=steps)
-            values = (np.add.reduceat(values, starts, axis=axis).swapaxes(axis, -1) / counts).swapaxes(axis, -1)
-    return values
