@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,12 @@ class Row:
     less: dict[str, Difference] = field(default_factory=dict)  # the table's reference less this model, by metric
     of_trained: bool = False  # these differences are of the trained models only
     p_value: float | None = None  # of the main metric's difference, adjusted
+
+    def means(self, columns: Mapping[str, str]) -> dict[str, Any]:
+        """Its name, its number of seeds, and the mean of each of the columns {title: metric}, None where there is none.
+        """
+        return {"model": self.label, "seeds": len(self.runs),
+                **{title: self.cells[key].mean for title, key in columns.items()}}
 
     @property
     def starred(self) -> bool:

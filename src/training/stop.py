@@ -4,14 +4,16 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from src.training.distributed import is_first, largest, process_count
 
-EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a terminal is closed
-    signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143, signal.SIGHUP: 129,
+EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a terminal is closed; Windows has neither
+    getattr(signal, name): code
+    for name, code in {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 129}.items() if hasattr(signal, name)
 }
 
 
@@ -74,7 +76,12 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 def handle_with(handler: Callable) -> dict:
-    """Give the signals a handler, but not those that are ignored, as after nohup; returns the argument of `restore`."""
+    """Give the signals a handler, but not those that are ignored, as after nohup; returns the argument of `restore`.
+
+    Only a main thread can have signals: in another one nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
     return {number: signal.signal(number, handler) for number in EXIT_CODES
             if signal.getsignal(number) != signal.SIG_IGN}
 
