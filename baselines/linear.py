@@ -13,7 +13,6 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from modules.record import Decisions
 from modules.sequence import Sequence, padding_mask
 
 STRENGTHS = 10.0 ** np.arange(-3, 6)  # of the penalty; our choice
@@ -35,12 +34,9 @@ class Linear(nn.Module):
         self.register_buffer("scale", torch.ones(width))
         self.out_layer = nn.Linear(width, output_dim)
 
-    def forward(self, text: Sequence | Tensor, audio: Sequence | Tensor, vision: Sequence | Tensor,
-                decisions: Decisions | None = None) -> tuple[Tensor, Tensor]:
-        """Sequences of features, or (B, T_m, d_m) each -> prediction (B, output_dim), standardised statistics (B, F).
-
-        It has no `decisions`.
-        """
+    def forward(self, text: Sequence | Tensor, audio: Sequence | Tensor,
+                vision: Sequence | Tensor) -> tuple[Tensor, Tensor]:
+        """Sequences of features, or (B, T_m, d_m) each -> prediction (B, output_dim), scaled statistics (B, F)."""
         statistics = torch.cat([statistics_of(stream) for stream in (text, audio, vision)], dim=1)  # (B, F)
         hidden = (statistics.to(self.mean) - self.mean) / self.scale
         return self.out_layer(hidden), hidden

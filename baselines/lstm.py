@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from modules.layers import Dropout
-from modules.record import Decisions
 from modules.sequence import Sequence
 from src.options import OUR_CHOICE, Choices, Option, count
 
@@ -32,12 +31,9 @@ class LSTMModel(nn.Module):
         """The input of each LSTM, of the streams (B, T_m, d_m)."""
         raise NotImplementedError
 
-    def forward(self, text: Sequence | Tensor, audio: Sequence | Tensor, vision: Sequence | Tensor,
-                decisions: Decisions | None = None) -> tuple[Tensor, Tensor]:
-        """Sequences of features, or (B, T_m, d_m) each -> prediction (B, output_dim), last states (B, H).
-
-        It has no `decisions`.
-        """
+    def forward(self, text: Sequence | Tensor, audio: Sequence | Tensor,
+                vision: Sequence | Tensor) -> tuple[Tensor, Tensor]:
+        """Sequences of features, or (B, T_m, d_m) each -> prediction (B, output_dim), last states (B, H)."""
         streams = [stream.x if isinstance(stream, Sequence) else stream for stream in (text, audio, vision)]
         groups = self.groups([x.to(self.proj.weight.dtype) for x in streams])
         hidden = torch.cat([lstm(x)[0][:, -1] for lstm, x in zip(self.lstms, groups, strict=True)], dim=1)

@@ -238,6 +238,11 @@ def takes_unaligned(name: str) -> bool:
     return not getattr(MODELS[find_model(name)], "aligned_only", False)
 
 
+def makes_decisions(name: str) -> bool:
+    """Whether a model hands out gates, message weights or attention: whether its forward pass takes `decisions`."""
+    return "decisions" in signature(MODELS[find_model(name)].forward).parameters
+
+
 def owners_of(argument: str) -> list[str]:
     """The models whose class has an argument."""
     return [name for name in MODELS if argument in arguments_of(name)]

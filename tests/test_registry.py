@@ -43,8 +43,8 @@ class Toy(nn.Module):
         between = [nn.Linear(width, width) for _ in range(readout_layers)]
         self.out = nn.Sequential(*between, nn.Linear(width, output_dim))
 
-    def forward(self, *streams, **options):
-        streams = [getattr(stream, "x", stream) for stream in streams[:3]]
+    def forward(self, text, audio, vision):
+        streams = [getattr(stream, "x", stream) for stream in (text, audio, vision)]
         x = torch.cat([getattr(stream, self.pool)(dim=1) for stream in streams], dim=-1)
         hidden = self.dropout(self.hidden(x))
         return self.out(hidden), hidden

@@ -30,7 +30,7 @@ LAYER = re.compile(r"layers\.(\d+)")
 
 @torch.no_grad()
 def record_decisions(model: nn.Module, split: Split, device: torch.device) -> dict[str, ndarray]:
-    """The arrays of decisions.npz for a model with its trained weights; {} where it decides nothing."""
+    """The arrays of decisions.npz for a model with its trained weights, whose forward pass takes `decisions`."""
     model.eval()
     indices = [i * len(split) // min(SAMPLES, len(split)) for i in range(min(SAMPLES, len(split)))]
     of_samples: dict[str, list[ndarray]] = {}
@@ -44,8 +44,6 @@ def record_decisions(model: nn.Module, split: Split, device: torch.device) -> di
                 values = values.mean(axis=1) if kind == "gates" else values
                 sizes = {"gates": MOST_STEPS[1:], "attention": MOST_STEPS}.get(kind, ())
                 of_samples.setdefault(f"{kind}/{module}", []).append(smaller(values, sizes).astype(np.float16))
-    if not of_samples:
-        return {}
     steps = np.array([padding.size(1) for padding in split.padding])
     ids = np.array([split.ids[i] for i in indices])
     return {"ids": ids, "steps": steps, **{name: np.stack(values) for name, values in of_samples.items()}}

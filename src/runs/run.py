@@ -11,7 +11,7 @@ import torch
 from src.data.formats import SPLITS
 from src.dataset import Dataset, fingerprint, load_dataset
 from src.errors import UserError
-from src.models import build
+from src.models import build, makes_decisions
 from src.runs.decisions import record_decisions
 from src.runs.log import TrainingLog, result_lines
 from src.runs.result import make_result
@@ -169,8 +169,8 @@ def report(folder: RunFolder, dataset: Dataset, state: TrainingState, result: di
             "labels": dataset.splits[split].labels.numpy(),
         }.items()
     })
-    state.model.load_state_dict(load_checkpoint(folder.path)["model"])  # of the selected epoch
-    if decisions := record_decisions(state.model, dataset.splits["test"], state.device):
-        folder.save_arrays("decisions.npz", decisions)
+    if makes_decisions(result["model"]):
+        state.model.load_state_dict(load_checkpoint(folder.path)["model"])  # of the selected epoch
+        folder.save_arrays("decisions.npz", record_decisions(state.model, dataset.splits["test"], state.device))
     folder.log(*result_lines(dataset.task, result, selected.test), f"# results in {folder.path}")
     folder.finish(result)

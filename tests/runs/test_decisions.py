@@ -1,5 +1,7 @@
 """decisions.npz: of the selected epoch, for fixed samples, small, and without a trace in the run's numbers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from main import main
 from src.models import build_model
 from src.runs.decisions import MOST_STEPS, last_layers, read_decisions, record_decisions
+from src.runs.run_folder import RunFolder
 from src.runs.trained import load_trained
 from tests.data_files import make_splits, write_dataset
 
@@ -61,6 +64,37 @@ def test_recording_leaves_torch_as_it_was(trained):
     assert record_decisions(model, dataset.splits["test"], torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_nothing_else_of_a_run_changes(trained, monkeypatch):
+    ends, finish = [], RunFolder.finish
+
+    def keep(folder, result):
+        state = torch.load(folder.path / "last.pt", weights_only=True)["state"]
+        ends.append([state["model"], state["optimizer"], state["random"], state["order"], torch.get_rng_state()])
+        finish(folder, result)
+    monkeypatch.setattr(RunFolder, "finish", keep)
+    trained("PMR")
+    monkeypatch.setattr("src.runs.run.makes_decisions", lambda name: False)
+    without = trained("PMR")
+    folder = without.with_name("seed1.1")  # moved aside
+    assert {path.name for path in folder.iterdir()} - {path.name for path in without.iterdir()} == {"decisions.npz"}
+    for name in ("predictions.npz", "checkpoint.pt"):
+        assert (folder / name).read_bytes() == (without / name).read_bytes()
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_a_run_that_dies_at_its_end_records_the_same(trained, monkeypatch):
+    def die(*arguments):
+        raise OSError("died")
+    flags = ["--model", "MulT", *WIDTHS, *SMALL, "--resume"]
+    for name in ("save_arrays", "finish"):
+        with monkeypatch.context() as patch:
+            patch.setattr(RunFolder, name, die)
+            assert main(flags) == 2
+    assert main(flags) == 0
+    recorded = Path("results/mine/unaligned/MulT/seed1/decisions.npz").read_bytes()
+    assert (trained("MulT") / "decisions.npz").read_bytes() == recorded
 
 
 @pytest.mark.parametrize("model", ["MulT", "PMR"])
