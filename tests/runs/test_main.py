@@ -67,7 +67,7 @@ def test_a_run_leaves_a_whole_folder(folder, capsys, model, arguments, run):
     assert main(command(folder, "--model", model.lower(), *arguments)) == 0
     run = folder / "results" / run.format(model)
     assert {path.name for path in run.iterdir()} == {
-        "config.json", "log.txt", "metrics.jsonl", "predictions.npz", "checkpoint.pt", "result.json"
+        "config.json", "log.txt", "metrics.jsonl", "predictions.npz", "decisions.npz", "checkpoint.pt", "result.json"
     }
     assert (run / "log.txt").read_text() == capsys.readouterr().out
 
