@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from src.data.asked import compare
@@ -172,6 +173,21 @@ def check_shapes(splits: dict, where: str | Path) -> None:
             shape, train_shape = (s.shape(key)[1:] for s in (split, splits["train"]))
             if shape != train_shape:
                 raise UserError(f"{where}, {name} {key} has (steps, features) {shape}, but train has {train_shape}")
+
+
+def lose(stream: Sequence, lost: torch.Tensor) -> Sequence:
+    """A stream in which the samples that `lost` (B,) marks have nothing but padding."""
+    assert stream.padding is not None
+    return stream._replace(x=stream.x.masked_fill(lost[:, None, None], 0), padding=stream.padding | lost[:, None])
+
+
+def lost_modalities(samples: int, share: float, *key: int) -> torch.Tensor:
+    """The number of the modality that each of some samples loses, with the probability `share`, else -1: (samples,).
+
+    The key, such as seed, epoch and step, decides the draws. No other draws depend on them.
+    """
+    random = np.random.default_rng(key)
+    return torch.from_numpy(np.where(random.random(samples) < share, random.integers(0, 3, samples), -1))
 
 
 def fingerprint(dataset: Dataset) -> str:

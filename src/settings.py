@@ -27,7 +27,7 @@ from src.tasks.flags import LABEL_FLAGS
 OPTIMIZERS = ("Adam", "AdamW", "RMSprop", "SGD")
 PRESETS = ("paper", "stock")
 DATA_DEVICES = ("auto", "cpu", "cuda")
-SELDOM = ("search", *LABEL_FLAGS)  # recorded only where there is one
+SELDOM = ("search", "modality_dropout", *LABEL_FLAGS)  # recorded only where there is one
 PRECISIONS = ("float32", "tf32", "bfloat16", "float64")
 NEEDS = {"trim_padding": "mask_padding", "sort_batches": "trim_padding"}  # flags without effect by themselves
 ARGUMENTS = {"nlevels": "layers", **dict.fromkeys(("kernel_l", "kernel_a", "kernel_v"), "kernel_sizes")}  # of models
@@ -99,6 +99,8 @@ class Settings:
                      type=count(0))
     early_stop: int = flag("training", 0, "epochs without a better validation loss before the run ends; 0 is never",
                            type=count(0))
+    modality_dropout: float | None = flag("training", None, "probability that a sample loses one of its streams in a "
+                                          "step (default: 0)", type=probability)
     init_from: str | None = flag("training", None, "checkpoint to start from: the original's own, or any state dict",
                                  metavar="FILE")
     seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
@@ -154,7 +156,8 @@ class Settings:
 
     def training(self) -> dict[str, Any]:
         """The settings that `fit` takes."""
-        names = ("num_epochs", "early_stop", "batch_size", "batch_chunk", "clip", "trim_padding", "sort_batches")
+        names = ("num_epochs", "early_stop", "batch_size", "batch_chunk", "clip", "trim_padding", "sort_batches",
+                 "modality_dropout")
         return {name: getattr(self, name) for name in names}
 
     def check_batches(self, dataset: Dataset) -> None:

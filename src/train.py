@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from src.dataset import Dataset, Split, evaluation_batches, training_batches
-from src.errors import printable
+from src.dataset import Dataset, Split, evaluation_batches, lose, lost_modalities, training_batches
+from src.errors import UserError, printable
 from src.training.distributed import collect, mean, process_count, rank, share
 from src.training.machine import TrainingError
 from src.training.state import Epoch, Evaluation, TrainingState
@@ -30,26 +30,29 @@ class Step(NamedTuple):
 
 def fit(state: TrainingState, dataset: Dataset, *, num_epochs: int, early_stop: int = 0, batch_size: int,
         batch_chunk: int = 1, clip: float, trim_padding: bool = False, sort_batches: bool = False,
+        modality_dropout: float | None = None,
         after_step: Callable[[Step], None] = lambda step: None) -> Iterator[Epoch]:
     """Train until `num_epochs` are done, or `early_stop` of them (0: never) have not lowered the validation loss.
 
     Yields each epoch once it is evaluated and counted in the state, which can then be saved. A state that was loaded
     continues where it was saved. `after_step` may raise StopRequested; the state then has the part of the epoch that
     is done. Samples of like length are batched for training if `sort_batches`; for evaluation, which that does not
-    change, if the model has `trim_padding`. A model with a `solve` is fitted by that, without steps.
-    TrainingError where training diverges.
+    change, if the model has `trim_padding`. With the probability `modality_dropout` a sample loses a stream in a step.
+    A model with a `solve` is fitted by that, without steps. TrainingError where training diverges.
     """
     while state.epochs < num_epochs and not (early_stop and state.epochs_since_best >= early_stop):
         number, lr, start = state.epochs + 1, state.lr, time.time() - state.part.seconds
         train, task = dataset.splits["train"], dataset.task
         try:
             if solve := getattr(state.model, "solve", None):
+                if modality_dropout:
+                    raise UserError("--modality_dropout is for models that are trained step by step; leave it out")
                 solve(train, dataset.splits["valid"], task, batch_size)
                 state.part.loss_sum = len(train) * evaluate(state.model, train, task, batch_size=batch_size,
                                                             device=state.device).loss
             for step in () if solve else train_one_epoch(
                 state, train, task, batch_size=batch_size, batch_chunk=batch_chunk, clip=clip, by_length=sort_batches,
-                trimmed=trim_padding,
+                trimmed=trim_padding, modality_dropout=modality_dropout or 0,
             ):
                 state.part.seconds = time.time() - start
                 after_step(step)
@@ -68,10 +71,12 @@ def fit(state: TrainingState, dataset: Dataset, *, num_epochs: int, early_stop: 
 
 
 def train_one_epoch(state: TrainingState, split: Split, task: Any, *, batch_size: int, batch_chunk: int = 1,
-                    clip: float, by_length: bool = False, trimmed: bool = False) -> Iterator[Step]:
+                    clip: float, by_length: bool = False, trimmed: bool = False,
+                    modality_dropout: float = 0) -> Iterator[Step]:
     """Train on the batches of an epoch that are left, in an order drawn from the state's generator.
 
-    `by_length` batches samples of like length; `trimmed` cuts the front padding that they share.
+    `by_length` batches samples of like length; `trimmed` cuts the front padding that they share; with the probability
+    `modality_dropout` a sample loses a stream.
     Yields each Step once its loss is checked, on a GPU many together, since a check waits for the GPU.
     FloatingPointError where a loss or gradient is not finite.
     """
@@ -80,7 +85,7 @@ def train_one_epoch(state: TrainingState, split: Split, task: Any, *, batch_size
     for number, indices in enumerate(batches):
         if number < state.part.batches:
             continue
-        outcome = train_step(state, split, task, number, indices, batch_chunk, clip, trimmed)
+        outcome = train_step(state, split, task, number, indices, batch_chunk, clip, trimmed, modality_dropout)
         unchecked.append((number, indices, outcome))
         if len(unchecked) == checked_together(state.device) or number + 1 == len(batches):
             yield from check_losses(unchecked, split, state)
@@ -88,7 +93,7 @@ def train_one_epoch(state: TrainingState, split: Split, task: Any, *, batch_size
 
 
 def train_step(state: TrainingState, split: Split, task: Any, number: int, indices: Tensor, batch_chunk: int,
-               clip: float, trimmed: bool) -> Tensor:
+               clip: float, trimmed: bool, modality_dropout: float = 0) -> Tensor:
     """Change the weights by one batch; returns this process's part of the loss, and the gradient's norm: (2,).
 
     The batch may be computed in `batch_chunk` parts: the step is the same, but for dropout's draws.
@@ -98,6 +103,9 @@ def train_step(state: TrainingState, split: Split, task: Any, number: int, indic
     own, weight = share(indices, state.seed, state.epochs + 1, number)
     for part in own.chunk(batch_chunk):
         streams, labels = split.batch(part, state.device, trimmed)
+        if modality_dropout:
+            gone = lost_modalities(len(split), modality_dropout, state.seed, state.epochs + 1, number)[part]
+            streams = tuple(lose(stream, (gone == m).to(state.device)) for m, stream in enumerate(streams))
         prediction, _ = state.model(*streams)
         part_of_loss = task.loss(prediction, labels) * (weight * len(part) / len(own))
         part_of_loss.backward()

@@ -21,7 +21,7 @@ QUICK = (  # fast tests, some for each room: files, or file::beginning of the na
     "report/test_tables.py::test_every_kind", "report/test_escapes.py::test_no_cell",
     "runs/test_main.py::test_a_second_run", "runs/test_stock_checkpoint.py::test_the_tensors",
     "search/test_tune.py::test_flags_that", "search/test_protocol.py::test_wrong", "tasks/test_choice.py",
-    "predict/test_clips.py", "tools/test_inspect.py",
+    "predict/test_clips.py", "robustness/test_disturbances.py::test_noise", "tools/test_inspect.py",
     "training/test_train.py", "training/test_meta.py", "test_docs.py", "test_house.py", "test_metrics.py",
     "test_registry.py",
     "test_settings.py",

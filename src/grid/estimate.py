@@ -143,6 +143,7 @@ def training_steps(run: Prepared) -> Iterator[Any]:
         yield from train_one_epoch(
             state, run.dataset.splits["train"], run.dataset.task, batch_size=asked.batch_size,
             batch_chunk=asked.batch_chunk, clip=asked.clip, by_length=asked.sort_batches, trimmed=asked.trim_padding,
+            modality_dropout=asked.modality_dropout or 0,
         )
 
 

@@ -1,0 +1,1 @@
+"""What a trained run answers when its test data is disturbed."""

@@ -1,0 +1,198 @@
+"""`python -m src robustness RUN_OR_MODEL_FOLDER ...`: trained runs on a disturbed test split, without training again.
+
+For each data set and alignment it writes {stem}_robustness.csv, with every metric of every run, and .md and .png, with
+the main metric of the task, the models side by side. Strength 0 is the run's own result.
+"""
+
+import csv
+import io
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from src.errors import Parser, UserError, run_command
+from src.files import write_whole
+from src.report.drawing import LINE_COLORS, LINES, MARKERS, STYLE, WIDTH
+from src.report.escapes import csv_cell, drawn_text, markdown
+from src.robustness.disturbances import DISTURBANCES, UNITS, disturb, feature_spreads
+from src.runs.run_folder import read_result
+from src.runs.trained import load_trained
+from src.settings import Settings
+from src.tasks import Task
+from src.train import evaluate
+from src.training.machine import explained, find_device, torch_as_found
+
+Curve = tuple[str, float]  # of a disturbance: its name and strength; UNDISTURBED has none
+UNDISTURBED: Curve = ("none", 0.0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics of a run under each disturbance."""
+
+    model: str  # the name of its folder
+    settings: Settings
+    task: Task
+    metrics: dict[Curve, dict[str, float]]
+
+    @property
+    def stem(self) -> str:
+        """The data set and alignment, as file names have them."""
+        return f"{self.settings.dataset}_{'aligned' if self.settings.aligned else 'unaligned'}"
+
+    def main(self, curve: Curve) -> float:
+        """The main metric of the task."""
+        return statistics.mean(self.metrics[curve][key] for key in self.task.main[1])
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The folder itself if it is that of a finished run, else those of the finished runs in it."""
+    found = [folder] if (folder / "config.json").is_file() else sorted(p.parent for p in folder.glob("*/result.json"))
+    if not found or any(read_result(run) is None for run in found):
+        raise UserError(f"{folder} is not the folder of a finished run, nor of a model with some")
+    return found
+
+
+def measure(folder: Path, bar: tqdm, **changes: Any) -> Measured:
+    """Evaluate a run on its test split, undisturbed and under every disturbance."""
+    model, dataset, settings, _ = load_trained(folder, **changes)
+    split, spreads = dataset.splits["test"], feature_spreads(dataset.splits["train"])
+    disturbed = {UNDISTURBED: split} | {(d.curve, d.strength): disturb(split, d, spreads) for d in DISTURBANCES}
+    metrics, batch_size = {}, math.ceil(settings.batch_size / settings.batch_chunk)
+    try:
+        with explained(f"a batch of {batch_size} does not fit"):
+            for curve, of_split in disturbed.items():
+                metrics[curve] = evaluate(model, of_split, dataset.task, batch_size=batch_size,
+                                          by_length=settings.trim_padding, device=find_device(settings.device)).metrics
+                bar.update()
+    except FloatingPointError as error:
+        raise UserError(f"{folder}: {error}") from error
+    return Measured(Path(folder).resolve().parent.name, settings, dataset.task, metrics)
+
+
+def by_model(measured: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """The runs of each model."""
+    names = dict.fromkeys(run.model for run in measured)
+    return {name: [run for run in measured if run.model == name] for name in names}
+
+
+def as_csv(measured: Sequence[Measured]) -> bytes:
+    """A line for each run and disturbance, with every metric of the task's table."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = measured[0].task.columns
+    writer.writerow(["model", "seed", "disturbance", "strength", *columns])
+    for run in measured:
+        for (name, strength), metrics in run.metrics.items():
+            writer.writerow([csv_cell(run.model), run.settings.seed, name, strength,
+                             *(metrics[key] for key in columns.values())])
+    return text.getvalue().encode()
+
+
+def as_markdown(measured: Sequence[Measured]) -> str:
+    """A table of the main metric: a row a model and disturbance, a column a strength from none on."""
+    title, models = measured[0].task.main[0], by_model(measured)
+    counts = ", ".join(f"{markdown(name)} {len(runs)}" for name, runs in models.items())
+    lines = [f"# {measured[0].stem.replace('_', ', ')}: {title} on the disturbed test split", "",
+             f"Mean ± standard deviation over seeds: {counts}.", ""]
+    for curve, strengths in curves().items():
+        rows = [[f"{curve}, {UNITS[curve.split()[0]]}", "0", *(f"{s:g}" for s in strengths)],
+                ["---"] * (2 + len(strengths))]
+        for name, runs in models.items():
+            points = points_of(runs, curve, strengths)
+            rows.append([markdown(name), *(f"{mean:.3f}" + (f" ± {spread:.3f}" if len(runs) > 1 else "")
+                                           for mean, spread in points)])
+        lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
+    return "\n".join(lines)
+
+
+def points_of(runs: Sequence[Measured], curve: str, strengths: Sequence[float]) -> list[tuple[float, float]]:
+    """The mean of the main metric and its standard deviation over runs, 0 of one, from strength 0 on."""
+    values = [[run.main(key) for run in runs] for key in (UNDISTURBED, *((curve, s) for s in strengths))]
+    return [(statistics.mean(v), statistics.stdev(v) if len(v) > 1 else 0.0) for v in values]
+
+
+def curves() -> dict[str, list[float]]:
+    """The strengths of each curve, without 0."""
+    found: dict[str, list[float]] = {}
+    for disturbance in DISTURBANCES:
+        found.setdefault(disturbance.curve, []).append(disturbance.strength)
+    return found
+
+
+def draw(measured: Sequence[Measured]) -> Figure:
+    """The main metric over the strength: a panel a disturbance, a line a model, bars over seeds."""
+    figure = Figure(figsize=(WIDTH, 8), layout="constrained")
+    panels, models = figure.subplots(4, 2, sharey=True), by_model(measured)
+    for axes, (curve, strengths) in zip(panels.T.flat, curves().items(), strict=True):
+        for (name, runs), color, dashes, marker in zip(
+            models.items(), cycle(LINE_COLORS), cycle(LINES), cycle(MARKERS), strict=False
+        ):
+            means, spreads = zip(*points_of(runs, curve, strengths), strict=True)
+            axes.errorbar([0, *strengths], means, spreads, fmt=dashes, color=color, marker=marker, mec="black", mew=0.5,
+                          ms=4.5, lw=1.5, capsize=2.5, label=f"{name}, {len(runs)} seed{'s' * (len(runs) > 1)}")
+        axes.set_title(curve)
+        axes.set_xlabel(UNITS[curve.split()[0]])
+    for axes in panels[:, 0]:
+        axes.set_ylabel(measured[0].task.main[0])
+    figure.suptitle(f"{measured[0].stem.replace('_', ', ')}: disturbed test split, without training again")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=3.5)
+    return figure
+
+
+def write(measured: Sequence[Measured], out: Path) -> list[Path]:
+    """Write the three files of one data set; returns their paths."""
+    paths = [out / f"{measured[0].stem}_robustness.{ending}" for ending in ("csv", "md", "png")]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(paths[0], as_csv(measured))
+        write_whole(paths[1], as_markdown(measured).encode())
+        with drawn_text(**STYLE):
+            draw(measured).savefig(paths[2])
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
+    return paths
+
+
+def robustness(argv: list[str] | None) -> None:
+    """Measure the runs that the command line names."""
+    parser = Parser(prog="python -m src robustness", description="Evaluate trained runs on a disturbed test split: "
+                    "streams, steps missing, noise, streams shifted against each other.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
+                        help="of a finished run, or of a model with a run for each seed")
+    parser.add_argument("--out", default="robustness", type=Path, help="folder for the files")
+    parser.add_argument("--data_path", help="folder of the data files, if they have moved since training")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    asked = parser.parse_args(argv)
+    changes = {"device": asked.device} | ({"data_path": asked.data_path} if asked.data_path else {})
+    folders = list(dict.fromkeys(run for folder in asked.folders for run in runs_in(folder)))
+    with torch_as_found(), tqdm(total=len(folders) * (1 + len(DISTURBANCES)), unit="evaluation", leave=False,
+                                disable=not sys.stderr.isatty()) as bar:
+        measured = [measure(folder, bar, **changes) for folder in folders]
+    groups: dict[str, list[Measured]] = {}
+    for run in measured:
+        groups.setdefault(run.stem, []).append(run)
+    for group in groups.values():
+        check_one_task(group)
+        print(as_markdown(group))
+        print(*(f"# wrote {path}" for path in write(group, asked.out)), sep="\n")
+
+
+def check_one_task(group: Sequence[Measured]) -> None:
+    """UserError where the runs of a data set have different labels."""
+    records: list[Mapping[str, Any]] = [run.task.record() for run in group]
+    if any(record != records[0] for record in records):
+        raise UserError(f"the runs on {group[0].stem.replace('_', ', ')} have different labels; name those of one task")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_command(robustness, argv)
