@@ -99,8 +99,7 @@ class Settings:
                      type=count(0))
     early_stop: int = flag("training", 0, "epochs without a better validation loss before the run ends; 0 is never",
                            type=count(0))
-    modality_dropout: float | None = flag("training", None, "probability that a sample loses one of its streams in a "
-                                          "step (default: 0)", type=probability)
+    modality_dropout: float | None = flag("training", None, "how often a sample loses a stream (0)", type=probability)
     init_from: str | None = flag("training", None, "checkpoint to start from: the original's own, or any state dict",
                                  metavar="FILE")
     seed: int = flag("training", 1111, "of the weights, the dropouts and the order of the data", type=count(0))
