@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 from src.dataset import Split
 from src.errors import Parser, UserError, run_command
-from src.models import PMR
+from src.models import MODELS, PMR
 from src.report.drawing import (
     STYLE,
     count_seeds,
@@ -163,12 +163,12 @@ def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None =
         reason = f" ({problems[0]})" if problems else ""
         where = f"{' '.join(folds) or results_dir} holds no finished run{f' on {dataset}' if dataset else ''}"
         raise UserError(f"{where}{reason}; train one first")
-    learned = [
-        (group, name, runs[0].result) for group, models in groups.items() for name, runs in models.items()
-        if runs[0].result["model"] == "PMR" and not folds
-    ]
-    if sample is not None and not learned:
-        raise UserError("--sample is for the attention of PMR, and no run of it has finished; leave it out")
+    learned, paired = (
+        [(group, name, runs[0].result) for group, models in groups.items() for name, runs in models.items()
+         if issubclass(MODELS[runs[0].result["model"]], kind) and not folds] for kind in (PMR, MODELS["MulT"])
+    )
+    if sample is not None and not learned + paired:
+        raise UserError("--sample is for the attention of PMR and MulT, and no run of them has finished; leave it out")
     lines: list = [f"# left out: {problem}" for problem in problems]
     with drawn_text(**STYLE):
         for group, models in groups.items():
@@ -181,9 +181,8 @@ def make_figures(results_dir: str | Path, out: str | Path, dataset: str | None =
                 counts = {f"{name}, {count_seeds({name: runs})}": np.sum([confusion(task, run) for run in runs], axis=0)
                           for name, runs in models.items()}
                 lines.append(save(draw_confusion(f"{title}, test", counts, task.labels), out, f"{stem}_confusion"))
-        for group, models in {} if folds else groups.items():
-            for trial, runs in models.items():
-                lines += draw_pairs_of(group, trial, runs[0].result, out, sample)
+        for group, trial, result in paired:
+            lines += draw_pairs_of(group, trial, result, out, sample)
         for group, trial, result in learned:
             lines += draw_learned(group.title, group.stem, trial, result, out, sample, data_path)
     return lines
@@ -202,22 +201,17 @@ def confusion(task: Classification, run: Run) -> np.ndarray:
 
 
 def draw_pairs_of(group: Group, trial: str, result: dict[str, Any], out: str | Path, sample: str | None) -> Iterator:
-    """Draw what a MulT attends to, from the file that its run keeps; yields a line, none for a model without pairs."""
-    if "num_heads" not in result["settings"]:
-        return
-    title, read = f"{group.title}, {trial}, 1 seed ({result['seed']})", read_decisions(result["folder"])
-    if read is None:
-        yield f"# {title}: what it attends to was not recorded, by an earlier version"
-        return
-    ids = list(map(str, read["ids"]))
-    attention = read["attention"].items()
-    pairs = {(match[1], match[2]): weights for name, weights in attention if (match := PAIR.match(name))}
-    if pairs and sample is not None and sample not in ids:
-        yield f"# {title}: no attention was recorded for sample {sample!r}; there are {', '.join(ids)}"
-    elif pairs:
-        index = 0 if sample is None else ids.index(sample)
-        figure = draw_pairs(title, ids[index], {pair: weights[index] for pair, weights in pairs.items()},
-                            by_modality(read["steps"].tolist()))
+    """Draw what a MulT attends to, from the file that its run keeps; yields a line."""
+    title, found = f"{group.title}, {trial}, 1 seed ({result['seed']})", read_decisions(result["folder"])
+    if found is None:
+        yield f"# {title}: no figure of attention, it was not recorded; train the run again"
+    elif sample is not None and sample not in found.ids:
+        yield f"# {title}: no attention was recorded for sample {sample!r}; there are {', '.join(found.ids)}"
+    else:
+        index = 0 if sample is None else found.ids.index(sample)
+        pairs = {(match[1], match[2]): weights[index] for name, weights in found.attention.items()
+                 if (match := PAIR.match(name))}
+        figure = draw_pairs(title, found.ids[index], pairs, by_modality(found.steps))
         yield save(figure, out, f"{group.stem}_pairs{trial.removeprefix('MulT')}")
 
 

@@ -13,7 +13,7 @@ Steps beyond MOST_STEPS are averaged with their neighbours.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from numpy import ndarray
 from torch import nn
 
 from src.dataset import Split
+from src.errors import UserError
 from src.runs.run_folder import read_arrays
 
 SAMPLES = 8
 MOST_STEPS = 48, 128  # of attention, in rows and columns; of a gate those in columns
-LAYER = re.compile(r"layers\.(\d+)")
+AXES = {"gates": 2, "alphas": 2, "attention": 3}  # of the arrays of a kind
 
 
 @torch.no_grad()
@@ -50,25 +51,36 @@ def record_decisions(model: nn.Module, split: Split, device: torch.device) -> di
 
 
 def last_layers(modules: Sequence[str]) -> list[str]:
-    """Of modules that differ in the number of their layer alone, the last."""
-    by_layer = sorted(modules, key=lambda name: list(map(int, LAYER.findall(name))))
-    return list({LAYER.sub("layers", name): name for name in by_layer}.values())
+    """Of modules in the order of the forward pass that differ in the number of their layer alone, the last."""
+    return list({re.sub(r"layers\.\d+", "layers", name): name for name in modules}.values())
 
 
-def read_decisions(folder: Path) -> dict[str, Any] | None:
-    """{"ids": (n,), "steps": (3,), and "gates", "alphas" and "attention", each {module: (n, ...)}} of a run; None where
-    it recorded none. UserError where the file cannot be read.
-    """
+class Recorded(NamedTuple):
+    """The content of a decisions.npz, its values by module."""
+
+    ids: list[str]
+    steps: list[int]
+    gates: dict[str, ndarray]
+    alphas: dict[str, ndarray]
+    attention: dict[str, ndarray]
+
+
+def read_decisions(folder: Path) -> Recorded | None:
+    """The decisions of a run, None where it recorded none; UserError where the file cannot be read."""
     if not (path := folder / "decisions.npz").is_file():
         return None
-    read: dict[str, Any] = {"ids": (), "gates": {}, "alphas": {}, "attention": {}}
-    for name, array in read_arrays(path).items():
-        kind, _, module = name.partition("/")
-        if module:
-            read.setdefault(kind, {})[module] = array.astype(np.float32)
-        else:
-            read[kind] = array
-    return read
+    arrays = read_arrays(path)
+    try:
+        ids, (*steps,) = arrays["ids"].tolist(), map(int, arrays["steps"])
+        kinds = {kind: {name.partition("/")[2]: array.astype(np.float32) for name, array in arrays.items()
+                        if name.startswith(f"{kind}/")} for kind in AXES}
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged; train the run again") from error
+    shaped = all(array.ndim == axes and len(array) == len(ids)
+                 for kind, axes in AXES.items() for array in kinds[kind].values())
+    if not (shaped and len(steps) == 3):
+        raise UserError(f"{path} is damaged; train the run again")
+    return Recorded(ids, steps, **kinds)
 
 
 def smaller(values: ndarray, sizes: Sequence[int]) -> ndarray:

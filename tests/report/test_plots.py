@@ -263,12 +263,17 @@ def test_a_run_of_an_earlier_format_has_no_figures_of_its_decisions(trained, tmp
     assert "PMR: no figure of its decisions, " in capsys.readouterr().out
 
 
-def test_without_a_pmr_there_is_nothing_learned_to_show(folder, capsys):
+def test_a_sample_may_be_asked_for_where_there_is_attention_to_show(folder, unsaved, capsys):
+    sample = "--sample", "test2|2.5|3.25"
     shutil.rmtree(folder / "results/mine/unaligned/PMR")
-    assert main(command(folder, "--dataset", "mine")) == 0
-    assert written(folder) == names("mine_unaligned", "bars", "curves", "pairs")
-    assert main(command(folder, "--dataset", "mine", "--sample", "test0|0.5|1.25")) == 2
-    assert "--sample is for the attention of PMR" in capsys.readouterr().err
+    assert main(command(folder, "--dataset", "mine", *sample)) == 0
+    assert unsaved == ["mine_unaligned_curves", "mine_unaligned_bars", "mine_unaligned_pairs"]
+    assert main(command(folder, "--dataset", "mine", "--sample", "other")) == 0
+    assert "no attention was recorded for sample 'other'; there are test0|0.5|1.25, " in capsys.readouterr().out
+    (folder / "results/mine/unaligned/MulT").rename(folder / "results/mine/unaligned/Linear")
+    edit_json(folder / "results/mine/unaligned/Linear/seed9/result.json", lambda x: x.update(model="Linear"))
+    assert main(command(folder, "--dataset", "mine", *sample)) == 2
+    assert "--sample is for the attention of PMR and MulT" in capsys.readouterr().err
 
 
 def test_the_attention_of_a_mult_is_drawn_from_its_run_folder(folder, monkeypatch, capsys):
@@ -286,8 +291,12 @@ def test_the_attention_of_a_mult_is_drawn_from_its_run_folder(folder, monkeypatc
     np.testing.assert_array_equal(panels[3].images[0].get_array(), recorded[3].astype(np.float32))
     assert panels[3].images[0].get_extent() == [0.5, 11.5, 9.5, 0.5]
     (run / "decisions.npz").unlink()
+    (run.parents[1] / "PMR/seed9/decisions.npz").unlink()
+    capsys.readouterr()
     assert main(command(folder, "--dataset", "mine")) == 0
-    assert "MulT, 1 seed (9): what it attends to was not recorded, by an earlier version" in capsys.readouterr().out
+    left_out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
+    assert left_out == ["# mine, unaligned, MulT, 1 seed (9): no figure of attention, it was not recorded; train the "
+                        "run again"]  # PMR's is computed again
 
 
 def test_data_that_has_moved_is_found_by_data_path(folder, trained, unsaved):

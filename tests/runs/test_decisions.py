@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from main import main
+from src.errors import UserError
 from src.models import build_model
 from src.runs.decisions import MOST_STEPS, last_layers, read_decisions, record_decisions
 from src.runs.run_folder import RunFolder
@@ -39,19 +40,19 @@ def trained(tmp_path, monkeypatch):
 def test_they_are_those_of_the_selected_epoch(trained, model, parts):
     folder = trained(model)
     read = read_decisions(folder)
-    assert read["steps"].tolist() == [6, 9, 11]
+    assert read.steps == [6, 9, 11]
     rebuilt, dataset, *_ = load_trained(folder)
     split = dataset.splits["test"]
-    assert read["ids"].tolist() == split.ids  # all six: no more than 8
+    assert read.ids == split.ids  # all six: no more than 8
     with torch.no_grad():
         rebuilt(*split.features, decisions=(record := {}))
     for kind, modules in parts.items():
         for name, shape in modules.items():
             expected = record[kind][name].numpy()
             expected = expected.mean(axis=2) if kind == "gates" else expected
-            assert read[kind][name].shape == shape
-            np.testing.assert_allclose(read[kind][name], expected, atol=1e-3)
-    assert set(read["attention"]) == set(last_layers(list(record["attention"])))
+            assert getattr(read, kind)[name].shape == shape
+            np.testing.assert_allclose(getattr(read, kind)[name], expected, atol=1e-3)
+    assert set(read.attention) == set(last_layers(list(record["attention"])))
 
 
 def test_a_model_that_decides_nothing_has_none(trained):
@@ -122,6 +123,19 @@ def test_long_streams_and_many_samples_stay_under_a_megabyte(tmp_path, model):
     assert (tmp_path / "decisions.npz").stat().st_size < 1e6
 
 
-def test_the_last_layer_is_found_by_number():
-    names = ["layers.2.reinforce.l", "layers.10.reinforce.l", "layers.1.update", "readout.layers.0"]
-    assert set(last_layers(names)) == {"readout.layers.0", "layers.1.update", "layers.10.reinforce.l"}
+def test_the_last_layers_keep_their_order():
+    names = ["layers.2.reinforce.l", "layers.2.update", "layers.10.reinforce.l", "layers.10.update", "readout.layers.0"]
+    assert last_layers(names) == names[2:]
+
+
+@pytest.mark.parametrize("change", [
+    {"ids": ["x"]}, {"steps": [3, 3]}, {"steps": ["a"] * 3}, {"gates/m": [[0.5]]}, {"attention/m": [[0.5], [0.5]]},
+    {"alphas/m": [["a"], ["b"]]},
+])
+def test_a_damaged_file_is_one_line(tmp_path, change):
+    whole = {"ids": ["x", "y"], "steps": [3, 3, 3], "alphas/l": [[0.5], [0.5]]}
+    np.savez(tmp_path / "decisions.npz", **whole)
+    assert read_decisions(tmp_path).ids == ["x", "y"]
+    np.savez(tmp_path / "decisions.npz", **whole | change)
+    with pytest.raises(UserError, match=r"decisions\.npz is damaged; train the run again"):
+        read_decisions(tmp_path)

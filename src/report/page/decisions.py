@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.image import imsave
 from numpy import ndarray
 
-from src.errors import UserError
 from src.report.drawing import MODALITY_NAMES
 from src.report.page.content import points
 from src.runs.decisions import read_decisions, smaller
@@ -42,13 +41,10 @@ class Decided(NamedTuple):
 
 def decided(name: str, run: dict[str, Any]) -> Decided | None:
     """The decisions of a run, None where it recorded none; UserError where its file is damaged."""
-    if (read := read_decisions(run["folder"])) is None:
+    if (found := read_decisions(run["folder"])) is None:
         return None
-    try:
-        samples = [Sample(str(sample), list(gates_of(read["gates"], i)), list(weights_of(read["alphas"], i)),
-                          list(maps_of(read["attention"], i))) for i, sample in enumerate(read["ids"])]
-    except (ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{run['folder']}/decisions.npz is damaged; train the run again") from error
+    samples = [Sample(sample, list(gates_of(found.gates, i)), list(weights_of(found.alphas, i)),
+                      list(maps_of(found.attention, i))) for i, sample in enumerate(found.ids)]
     modalities = [words for m, words in MODALITY_NAMES.items() if m in run["settings"].get("modalities", "lav")]
     return Decided(name, run["seed"], modalities, samples)
 
@@ -56,8 +52,8 @@ def decided(name: str, run: dict[str, Any]) -> Decided | None:
 def by_layer(values: dict[str, ndarray]) -> dict[str, list[ndarray]]:
     """{module in words: its values in each layer}."""
     layers: dict[str, list] = {}
-    for name in sorted(values, key=lambda name: [int(number) for number in re.findall(r"\d+", name)]):
-        layers.setdefault(in_words(re.sub(r"\.?layers\.\d+\.?", "", name)), []).append(values[name])
+    for name, of_layer in values.items():
+        layers.setdefault(in_words(re.sub(r"\.?layers\.\d+\.?", "", name)), []).append(of_layer)
     return layers
 
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.errors import Parser, UserError, run_command
 from src.files import write_whole
+from src.models import makes_decisions
 from src.report.page.content import comparison, confusion_of, curves, differences, runs_listing, settings
 from src.report.page.decisions import Decided, decided
 from src.report.page.samples import items_of
@@ -70,7 +71,8 @@ def section(group: Group, models: dict[str, list], ablations: bool, cluster: str
                    for table in tables_of(group, models, ablations, cluster)],
         "curves": curves(drawn, task.loss_name) if drawn else None,
         "samples": items_of(models, task), "confusions": confusions, "decisions": decisions,
-        "undecided": sorted(set(models) - {found.model for found in decisions}),
+        "undecided": sorted(name for name in set(models) - {found.model for found in decisions}
+                            if makes_decisions(models[name][0]["model"])),
         "settings": settings(models), "runs": runs_listing(models),
     }
 
