@@ -122,7 +122,7 @@ class Search:
             chosen, names = settings.changed(draw(self.space, best)).recorded(), presettable(settings.model)
             preset = {
                 "model": settings.model, "dataset": settings.dataset, "aligned": settings.aligned,
-                "protocol": self.protocol, "settings": {name: chosen[name] for name in names},
+                "protocol": self.protocol, "settings": {name: chosen[name] for name in names if name in chosen},
                 "found_by": {
                     "command": self.command, "seeds": self.seeds, **self.study.outcome(),
                     "space": {name: f"{values} ({values.source})" for name, values in self.space.items()},
