@@ -176,9 +176,10 @@ def check_shapes(splits: dict, where: str | Path) -> None:
 
 
 def lose(stream: Sequence, lost: torch.Tensor) -> Sequence:
-    """A stream in which the samples that `lost` (B,) marks have nothing but padding."""
+    """A stream in which the steps that `lost` (B, T), or (B, 1) for all of a sample, marks are padding."""
     assert stream.padding is not None
-    return stream._replace(x=stream.x.masked_fill(lost[:, None, None], 0), padding=stream.padding | lost[:, None])
+    lost = lost.to(stream.x.device)
+    return stream._replace(x=stream.x.masked_fill(lost.unsqueeze(-1), 0), padding=stream.padding | lost)
 
 
 def lost_modalities(samples: int, share: float, *key: int) -> torch.Tensor:

@@ -105,7 +105,7 @@ def train_step(state: TrainingState, split: Split, task: Any, number: int, indic
         streams, labels = split.batch(part, state.device, trimmed)
         if modality_dropout:
             gone = lost_modalities(len(split), modality_dropout, state.seed, state.epochs + 1, number)[part]
-            streams = tuple(lose(stream, (gone == m).to(state.device)) for m, stream in enumerate(streams))
+            streams = tuple(lose(stream, (gone == m).unsqueeze(1)) for m, stream in enumerate(streams))
         prediction, _ = state.model(*streams)
         part_of_loss = task.loss(prediction, labels) * (weight * len(part) / len(own))
         part_of_loss.backward()

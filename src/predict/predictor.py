@@ -117,8 +117,8 @@ class Predictor:
                 stream.check_finite(f"{place} {key}")
                 release_pages(stream.array)
                 cut[key] += lost
-                features.append(torch.from_numpy(x.copy()))
-                padding.append(torch.from_numpy(hidden.copy()))
+                features.append(torch.from_numpy(x))
+                padding.append(torch.from_numpy(hidden))
             yield Split(tuple(features), tuple(padding), torch.empty(len(features[0]), 0), split.ids[rows])
         notes += split.notes
         notes += [f"{place} {key}: {stream.silent} elements of -inf set to 0"

@@ -10,7 +10,7 @@ A share draws a number for each sample or step and takes those below it, so that
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from src.dataset import Split, lose
+from src.report.drawing import MODALITY_NAMES
 
 from modules.multimodal import MODALITIES
-from modules.sequence import Sequence
+from modules.sequence import Sequence, first_real_steps
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-NAMES = {"l": "language", "a": "audio", "v": "vision"}
 
 
 class Disturbance(NamedTuple):
@@ -37,7 +37,7 @@ class Disturbance(NamedTuple):
     @property
     def curve(self) -> str:
         """Its name without the strength."""
-        return f"{self.kind} {NAMES[self.modality]}" if self.modality else self.kind
+        return f"{self.kind} {MODALITY_NAMES[self.modality]}" if self.modality else self.kind
 
 
 DISTURBANCES = (
@@ -53,7 +53,7 @@ UNITS = {"missing": "share of samples", "frames": "share of steps", "noise": "st
 class DisturbedSplit(Split):
     """A split whose batches are disturbed as they are made. `change(m, stream, indices)` disturbs stream number m."""
 
-    change: Callable[[int, Sequence, Tensor], Sequence] = field(default=lambda m, stream, indices: stream)
+    change: Callable[[int, Sequence, Tensor], Sequence]
 
     def batch(self, indices: Any, device: str | torch.device = "cpu",
               trimmed: bool = False) -> tuple[tuple[Sequence, ...], Tensor]:
@@ -80,15 +80,13 @@ def disturb(split: Split, disturbance: Disturbance, spreads: tuple[Tensor, ...])
 def miss(share: float, m: int, stream: Sequence, indices: Tensor) -> Sequence:
     """Some samples lose the stream."""
     drawn = torch.tensor([draws(m, i, 1)[0] for i in indices.tolist()])
-    return lose(stream, (drawn < share).to(stream.x.device))
+    return lose(stream, (drawn < share).unsqueeze(1))
 
 
 def lose_steps(share: float, m: int, stream: Sequence, indices: Tensor) -> Sequence:
     """Some steps become padding."""
     drawn = torch.stack([torch.from_numpy(draws(m, i, 1 + stream.length)[1:]) for i in indices.tolist()])
-    lost = (stream.kept(drawn, dim=1) < share).to(stream.x.device)  # (B, T)
-    assert stream.padding is not None
-    return stream._replace(x=stream.x.masked_fill(lost.unsqueeze(-1), 0), padding=stream.padding | lost)
+    return lose(stream, stream.kept(drawn, dim=1) < share)
 
 
 def add_noise(strength: float, spreads: tuple[Tensor, ...], m: int, stream: Sequence, indices: Tensor) -> Sequence:
@@ -107,11 +105,9 @@ def shift(steps: int, m: int, stream: Sequence, indices: Tensor) -> Sequence:
     """The steps from the first real one on turn round by so many."""
     assert stream.padding is not None
     x, padding = stream.x.clone(), stream.padding.clone()
-    for row, hidden in enumerate(stream.padding):
-        if not hidden.all():
-            first = int(hidden.to(torch.uint8).argmin())
-            x[row, first:] = x[row, first:].roll(steps, dims=0)
-            padding[row, first:] = padding[row, first:].roll(steps, dims=0)
+    for row, first in enumerate(first_real_steps(stream.padding).tolist()):
+        x[row, first:] = x[row, first:].roll(steps, dims=0)
+        padding[row, first:] = padding[row, first:].roll(steps, dims=0)
     return stream._replace(x=x, padding=padding)
 
 
