@@ -137,7 +137,7 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings by name, those of other models left out, and SELDOM ones where there are none."""
-        left_out = unused(self.model) | {name for name in SELDOM if getattr(self, name) is None}
+        left_out = unused(self.model) | {name for name in SELDOM if getattr(self, name) in (None, 0)}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         at = list(values).index("options")
         return dict([*list(values.items())[:at], *values["options"].items(), *list(values.items())[at + 1:]])

@@ -22,7 +22,9 @@ from src.errors import Parser, UserError, run_command
 from src.files import write_whole
 from src.report.drawing import LINE_COLORS, LINES, MARKERS, STYLE, WIDTH
 from src.report.escapes import csv_cell, drawn_text, markdown
+from src.report.read_runs import seed_folders
 from src.robustness.disturbances import DISTURBANCES, UNITS, disturb, feature_spreads
+from src.runs.result import check_reproduced, difference_of_settings
 from src.runs.run_folder import read_result
 from src.runs.trained import load_trained
 from src.settings import Settings
@@ -54,11 +56,14 @@ class Measured:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is that of a finished run, else those of the finished runs in it."""
-    found = [folder] if (folder / "config.json").is_file() else sorted(p.parent for p in folder.glob("*/result.json"))
-    if not found or any(read_result(run) is None for run in found):
+    """The folder itself if it is that of a finished run, else those of the finished seeds in it."""
+    inside = [folder] if (folder / "config.json").is_file() else list(seed_folders(folder).values())
+    if not (finished := [run for run in inside if read_result(run) is not None]):
         raise UserError(f"{folder} is not the folder of a finished run, nor of a model with some")
-    return found
+    for run in inside:
+        if run not in finished:
+            print(f"# {run} has not finished, and is left out", file=sys.stderr)
+    return finished
 
 
 def measure(folder: Path, bar: tqdm, **changes: Any) -> Measured:
@@ -70,8 +75,11 @@ def measure(folder: Path, bar: tqdm, **changes: Any) -> Measured:
     try:
         with explained(f"a batch of {batch_size} does not fit"):
             for curve, of_split in disturbed.items():
-                metrics[curve] = evaluate(model, of_split, dataset.task, batch_size=batch_size,
-                                          by_length=settings.trim_padding, device=find_device(settings.device)).metrics
+                evaluation = evaluate(model, of_split, dataset.task, batch_size=batch_size,
+                                      by_length=settings.trim_padding, device=find_device(settings.device))
+                if curve == UNDISTURBED:
+                    check_reproduced(read_result(folder) or {}, {"test": evaluation}, folder)
+                metrics[curve] = evaluation.metrics
                 bar.update()
     except FloatingPointError as error:
         raise UserError(f"{folder}: {error}") from error
@@ -181,16 +189,23 @@ def robustness(argv: list[str] | None) -> None:
     for run in measured:
         groups.setdefault(run.stem, []).append(run)
     for group in groups.values():
-        check_one_task(group)
+        check_comparable(group)
         print(as_markdown(group))
         print(*(f"# wrote {path}" for path in write(group, asked.out)), sep="\n")
 
 
-def check_one_task(group: Sequence[Measured]) -> None:
-    """UserError where the runs of a data set have different labels."""
+def check_comparable(group: Sequence[Measured]) -> None:
+    """UserError where the runs of a data set have different labels, or those of a model are not its seeds."""
     records: list[Mapping[str, Any]] = [run.task.record() for run in group]
     if any(record != records[0] for record in records):
         raise UserError(f"the runs on {group[0].stem.replace('_', ', ')} have different labels; name those of one task")
+    for name, (first, *others) in by_model(group).items():
+        recorded = {"settings": first.settings.recorded()}
+        for run in others:
+            if difference := difference_of_settings(recorded, {"settings": run.settings.recorded()}):
+                raise UserError(f"the runs of {name} differ in more than their seed ({difference}); measure them apart")
+        if len({run.settings.seed for run in (first, *others)}) <= len(others):
+            raise UserError(f"two runs of {name} have the same seed; measure them apart")
 
 
 def main(argv: list[str] | None = None) -> int:

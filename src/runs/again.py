@@ -43,7 +43,7 @@ def evaluate_again(folder: str, flags: dict[str, Any]) -> None:
     if (result := read_result(folder)) is None:
         print(f"# {folder} has no result.json: the run did not finish, and there is nothing to compare with")
     else:
-        check_reproduced(result, valid, test, folder)
+        check_reproduced(result, {"valid": valid, "test": test}, folder)
         print("# reproduces result.json")
 
 

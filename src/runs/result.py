@@ -1,7 +1,7 @@
 """The outcome of a run: result.json, what it must hold, and whether a second evaluation agrees with it."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -105,9 +105,9 @@ def difference_of_settings(one: dict[str, Any], other: dict[str, Any]) -> str:
     return ", ".join(f"{key} is {a.get(key)} and {b.get(key)}" for key in sorted(a | b) if a.get(key) != b.get(key))
 
 
-def check_reproduced(result: dict, valid: Evaluation, test: Evaluation, folder: Any) -> None:
+def check_reproduced(result: dict, splits: Mapping[str, Evaluation], folder: Any) -> None:
     """UserError unless the Evaluations have the metrics of a folder's result.json."""
-    for split, evaluation in (("valid", valid), ("test", test)):
+    for split, evaluation in splits.items():
         now = split_metrics(evaluation)
         for name, then in result[split].items():
             value = now[name]

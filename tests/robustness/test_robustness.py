@@ -65,3 +65,33 @@ def test_data_that_is_gone_is_one_line(trained, tmp_path, capsys):
     run = str(trained / "results/mine/unaligned/PMR/seed1")
     assert run_command(command, ["robustness", run, "--data_path", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "mine_data_noalign.pkl is missing" in capsys.readouterr().err
+
+
+def test_only_finished_seeds_of_a_model_count(trained, tmp_path, capsys):
+    """Not runs that were moved aside, nor repetitions; unfinished ones are named."""
+    model = tmp_path / "PMR"
+    for name in ("seed1", "seed1.1", "seed1.repeat", "seed3"):
+        shutil.copytree(trained / "results/mine/unaligned/PMR/seed1", model / name)
+    (model / "seed3/result.json").unlink()
+    assert command(["robustness", str(model), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert "over seeds: PMR 1." in said.out
+    assert said.err == f"# {model / 'seed3'} has not finished, and is left out\n"
+
+
+def test_runs_that_are_no_seeds_of_one_model_are_one_line(trained, tmp_path, capsys):
+    run = trained / "results/mine/unaligned/PMR/seed1"
+    shutil.copytree(run, tmp_path / "PMR/seed1")
+    other = (*SMALL, *WIDTHS, "--data_path", str(trained / "data"), "--results_dir", str(tmp_path), "--seed", "4")
+    assert main(["--model", "PMR", *other, "--modality_dropout", "0.5"]) == 0
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    write_dataset(changed, "mine", make_splits(seed=5), aligned=False)
+    for arguments, words in (
+        ([tmp_path / "PMR/seed1"], "two runs of PMR have the same seed"),
+        ([tmp_path / "mine/unaligned/PMR/seed4"], "differ in more than their seed (modality_dropout is None and 0.5)"),
+        (["--data_path", changed], "is not reproduced: test loss was"),
+    ):
+        assert run_command(command, ["robustness", *map(str, (run, *arguments))]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert words in line

@@ -7,6 +7,7 @@ import torch
 
 from main import main
 from src.dataset import lost_modalities
+from src.settings import parse_flags, resolve
 from tests.data_files import make_splits, write_dataset
 
 FLAGS = ("--model", "MulT", "--dataset", "mine", "--batch_size", "4", "--preset", "stock", "--device", "cpu",
@@ -52,3 +53,8 @@ def test_a_model_without_steps_has_no_use_for_it(folder, capsys):
     assert main(["--model", "Linear", "--dataset", "mine", "--modality_dropout", "0.5", "--device", "cpu",
                  "--batch_size", "4"]) == 2
     assert "--modality_dropout is for models that are trained step by step" in capsys.readouterr().err
+
+
+def test_a_probability_of_0_is_recorded_as_none_at_all():
+    zero, default = (resolve(parse_flags(flags))[0].recorded() for flags in (["--modality_dropout", "0"], []))
+    assert zero == default
