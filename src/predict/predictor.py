@@ -17,6 +17,7 @@ from src.data.safe_pickle import release_pages
 from src.dataset import Split
 from src.errors import UserError
 from src.predict.clips import fit_to, open_clips, read_clips
+from src.report.read_runs import seed_folders
 from src.runs.trained import TrainedOn, load_without_data
 from src.settings import Settings
 from src.training.machine import choose_arithmetic, explained, find_device, torch_as_found
@@ -165,6 +166,6 @@ def load_model(*folders: Path | str, device: str = "auto") -> Predictor:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is that of a run, else those of the runs in it."""
-    inside = sorted(path.parent for path in folder.glob("*/config.json"))
-    return inside if inside and not (folder / "config.json").exists() else [folder]
+    """The folder itself if it is that of a run, else those of the seeds in it."""
+    inside = [] if (folder / "config.json").exists() else list(seed_folders(folder).values())
+    return inside or [folder]

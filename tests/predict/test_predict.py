@@ -167,6 +167,8 @@ def test_runs_that_cannot_predict_are_one_line(trained, tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert words in line
     shutil.copytree(mult(trained, 2), tmp_path / "MulT/seed2")
+    shutil.copytree(mult(trained, 1), tmp_path / "MulT/seed2.1")  # moved aside: no further seed
+    assert [run.folder.name for run in load_model(tmp_path / "MulT").runs] == ["seed2"]
     assert command(["predict", str(tmp_path / "MulT"), str(file)]) == 0
     assert f"# {unfinished} has not finished, and is left out" in capsys.readouterr().err
     with pytest.raises(UserError, match="other sizes or labels"):
