@@ -10,6 +10,13 @@ Gaussian noise.
     label = clip(p r s + e, -3, 3),  e normal with standard deviation 0.1
 
 Text alone tells p but not r: at most 70 % of the signs. Audio or vision alone tells nothing of the sign.
+
+With two hops, the polar word's audio cue also carries one of three keys, and so does each other audio cue. Vision shows
+three events, one of each key, at words drawn at random, each reversed or not. The event with the key of the polar
+word's audio cue gives r. So text selects an audio event, and that selects a vision event.
+
+Drawn lags differ by sample: its share of the lags is drawn, in frames of the larger one. A missing stream is padding
+alone. What these controls draw changes nothing else.
 """
 
 from dataclasses import dataclass
@@ -21,6 +28,7 @@ WORDS, WIDTHS = 8, (16, 6, 8)  # text steps; features of text, audio, vision
 P_REVERSED, P_DISTRACTION = 0.3, 0.1
 STRENGTHS, LABELS = (1.0, 3.0), (-3.0, 3.0)  # from, to
 LABEL_NOISE = 0.1
+KEYS = 3  # of two hops
 NEUTRAL = 6  # the number of the first neutral word; three positive and three negative ones come before it
 
 Splits = dict[str, dict[str, ndarray]]
@@ -31,8 +39,11 @@ class Setting:
     """What the streams differ in; audio before vision."""
 
     lags: tuple[int, int] = (0, 0)  # frames that a cue is late
+    drawn: bool = False  # whether these are the largest lags, and each sample has its own
     rates: tuple[int, int] = (1, 1)  # frames a word
     noise: float = 0.3  # standard deviation of each feature
+    missing: float = 0.0  # share of samples that lack a stream, each of the three as often
+    hops: int = 1  # or 2
     samples: tuple[int, int, int] = (1600, 600, 600)  # train, valid, test
     seed: int = 20210619
 
@@ -40,7 +51,15 @@ class Setting:
         """The directions of words and cues."""
         rng = np.random.RandomState(self.seed)
         return {"words": rng.normal(size=(12, WIDTHS[0])), "strength": rng.normal(size=WIDTHS[1]),
-                "reversal": 2 * rng.normal(size=WIDTHS[2])}
+                "reversal": 2 * rng.normal(size=WIDTHS[2]), "audio keys": 2 * rng.normal(size=(KEYS, WIDTHS[1])),
+                "vision keys": 2 * rng.normal(size=(KEYS, WIDTHS[2]))}
+
+    def delays(self) -> list[tuple[int, int]]:
+        """The lags that a sample may have, each as often."""
+        most = max(self.lags)
+        if not (self.drawn and most):
+            return [self.lags]
+        return [(self.lags[0] * step // most, self.lags[1] * step // most) for step in range(most + 1)]
 
 
 def make_streams(setting: Setting) -> Splits:
@@ -48,14 +67,14 @@ def make_streams(setting: Setting) -> Splits:
 
     Settings of one seed differ in what they say alone: their words, cues and labels are the same.
     """
-    content, noise = (np.random.RandomState([setting.seed, part]) for part in (1, 2))
-    return {split: _make_split(split, samples, setting, content, noise)
+    draws = [np.random.RandomState([setting.seed, part]) for part in (1, 2, 3)]
+    return {split: _make_split(split, samples, setting, *draws)
             for split, samples in zip(("train", "valid", "test"), setting.samples, strict=True)}
 
 
 def _make_split(split: str, samples: int, setting: Setting, rng: np.random.RandomState,
-                noise: np.random.RandomState) -> dict[str, ndarray]:
-    vectors = setting.vectors()
+                noise: np.random.RandomState, controls: np.random.RandomState) -> dict[str, ndarray]:
+    vectors, delays = setting.vectors(), setting.delays()
     streams: dict[str, list[ndarray]] = {"text": [], "audio": [], "vision": []}
     labels: list[float] = []
     for _ in range(samples):
@@ -68,11 +87,21 @@ def _make_split(split: str, samples: int, setting: Setting, rng: np.random.Rando
         words[polar] = rng.randint(3) + (0 if positive else 3)
         cues = {"text": vectors["words"][words], "audio": np.outer(shown * strength, vectors["strength"]),
                 "vision": np.outer(shown & reversed_, vectors["reversal"])}
-        timing = zip((0, *setting.lags), (1, *setting.rates), strict=True)
-        for (key, of_words), (lag, rate) in zip(cues.items(), timing, strict=True):
-            late = np.concatenate([np.zeros((lag, of_words.shape[1])), of_words.repeat(rate, axis=0)])
-            streams[key].append(_with_noise(late, WORDS * rate + lag, setting.noise, noise))
-        score = (1 if positive else -1) * (-1 if reversed_[polar] else 1) * strength[polar]
+        turned = reversed_[polar]
+        keys, places = controls.randint(KEYS, size=n), controls.permutation(n)[:KEYS]
+        if setting.hops > 1:
+            cues["audio"] += shown[:, None] * vectors["audio keys"][keys]
+            cues["vision"] = np.zeros((n, WIDTHS[2]))
+            cues["vision"][places] = vectors["vision keys"] + np.outer(reversed_[:KEYS], vectors["reversal"])
+            turned = reversed_[keys[polar]]
+        delay, lost, loses = delays[controls.randint(len(delays))], controls.randint(3), controls.rand()
+        timing = zip((0, *delay), (0, *setting.lags), (1, *setting.rates), strict=True)
+        for (key, of_words), (late, most, rate) in zip(cues.items(), timing, strict=True):
+            frames = np.pad(of_words.repeat(rate, axis=0), ((late, most - late), (0, 0)))
+            streams[key].append(_with_noise(frames, WORDS * rate + most, setting.noise, noise))
+        if loses < setting.missing:
+            streams[list(cues)[lost]][-1][:] = 0
+        score = (1 if positive else -1) * (-1 if turned else 1) * strength[polar]
         labels.append(np.clip(score + rng.normal(scale=LABEL_NOISE), *LABELS))
     return {
         **{key: np.stack(stream) for key, stream in streams.items()},
