@@ -129,7 +129,7 @@ class Predictor:
                   for key, count in cut.items() if count]
 
     @staticmethod
-    @torch.inference_mode()
+    @torch.no_grad()  # in inference mode, the tensors that the blocks keep could not be trained with later
     def _answers_of(run: Trained, batch: Split) -> np.ndarray:
         """(n, K)"""
         settings = run.settings
@@ -146,11 +146,11 @@ def sizes_and_labels(run: Trained) -> tuple:
     return of.input_dims, of.input_lens, of.task.record(), run.settings.aligned
 
 
-def load_model(*folders: Path | str, device: str = "auto") -> Predictor:
+def load_model(*folders: Path | str, device: str = "auto", **changes: Any) -> Predictor:
     """The Predictor of finished runs, each the folder of a run, or of a model with a run for each seed.
 
-    UserError where a folder is neither, or a run has not finished; of a model's folder such runs are left out, and
-    noted.
+    `changes` are settings that differ from the runs', such as the precision. UserError where a folder is neither, or a
+    run has not finished; of a model's folder such runs are left out, and noted.
     """
     runs, notes = [], []
     with torch_as_found():
@@ -159,7 +159,7 @@ def load_model(*folders: Path | str, device: str = "auto") -> Predictor:
                 if path != folder and not (path / "result.json").is_file():
                     notes.append(f"{path} {LEFT_OUT}")
                 else:
-                    runs.append(Trained(path, *load_without_data(path, device=device)))
+                    runs.append(Trained(path, *load_without_data(path, device=device, **changes)))
     if not runs:
         raise UserError(f"{', '.join(map(str, folders))}: no run has finished there")
     return Predictor(runs, notes)

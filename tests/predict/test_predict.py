@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from main import main
+from modules.position_embedding import sinusoidal_table
+from modules.sequence import causal_counts
 from src.__main__ import run as command
 from src.errors import UserError, run_command
 from src.predict.predictor import load_model
@@ -187,3 +189,13 @@ def test_memory_is_bounded_by_the_batch(trained, tmp_path):
     assert len(model.predict_file(file)) == 12000
     assert tracemalloc.get_traced_memory()[1] < file.stat().st_size / 3
     tracemalloc.stop()
+
+
+def test_a_model_can_be_trained_after_a_prediction(trained):
+    """The blocks keep tensors for later calls, and those that a prediction leaves must serve a training step."""
+    sinusoidal_table.cache_clear()
+    causal_counts.cache_clear()
+    streams = [torch.tensor(make_splits()["test"][key]) for key in KEYS]
+    model = load_model(mult(trained, 1), device="cpu")
+    model.predict(*streams)
+    model.runs[0].model(*streams)[0].sum().backward()
