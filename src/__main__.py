@@ -27,6 +27,7 @@ COMMANDS = {  # name: (module whose main(argv) it is, help)
     "plots": ("src.report.plots", "draw the figures"),
     "page": ("src.report.page.page", "write one page of tables, curves, samples and runs"),
     "predict": ("src.predict.predict", "what finished runs answer for the clips of a file"),
+    "export": ("src.predict.export", "write finished runs as a program of torch.export, with a card"),
     "robustness": ("src.robustness.robustness", "evaluate trained runs on a disturbed test split"),
     "compare": ("src.report.compare", "set two runs, logs or models side by side"),
     "benchmark": ("src.tools.benchmark", "time a training step against the original and against plain torch"),
