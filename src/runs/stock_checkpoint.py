@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from src.errors import UserError, printable
 
 BOOKKEEPING = ("version", "_float_tensor")  # buffers of the original that hold nothing learned
+INSIDE = ("model", "state_dict", "model_state_dict")  # where a checkpoint has its model
+WRAPPERS = ("module.", "_orig_mod.", "model.", "Model.")  # DataParallel, torch.compile, Lightning, MMSA
 SHOWN = 3  # names in a message
 
 
@@ -75,8 +77,9 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
         state = tensors_of(content)
     except Exception as error:  # a damaged pickle can fail in any way
         raise UserError(f"--init_from: {path} is damaged or no checkpoint of torch: {printable(error)}") from error
-    if state and all(name.startswith("module.") for name in state):  # saved from within DataParallel
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    while state and (prefix := next(iter(state)).split(".")[0] + ".") in WRAPPERS and all(
+            name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return {name: tensor for name, tensor in state.items() if name.split(".")[-1] not in BOOKKEEPING}
 
 
@@ -94,11 +97,12 @@ def check_archive(path: str | Path) -> None:
 
 
 def tensors_of(content: Any) -> dict[str, Tensor]:
-    """{name: tensor} of a module, of a state dict, or of a dict with either as its "model"."""
+    """{name: tensor} of a module, of a state dict, or of a dict with either by a name of INSIDE."""
     if isinstance(content, UnknownObject):
         return dict(tensors_of_module(content))
-    if isinstance(content, dict) and isinstance(content.get("model"), (dict, UnknownObject)):
-        return tensors_of(content["model"])
+    for name in INSIDE if isinstance(content, dict) else ():
+        if isinstance(content.get(name), (dict, UnknownObject)):
+            return tensors_of(content[name])
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         return content
     raise ValueError("it holds neither a model nor a state dict")

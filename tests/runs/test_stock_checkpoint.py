@@ -43,8 +43,10 @@ def assert_equal(state, expected):
 @pytest.mark.parametrize("options", [{}, OLD_FORMAT], ids=["zip", "legacy"])
 @pytest.mark.parametrize("content", [
     lambda model: model, lambda model: model.state_dict(), nn.DataParallel, lambda model: {"model": model.state_dict()},
-    lambda model: nn.DataParallel(model).state_dict(),
-], ids=["module", "state_dict", "parallel", "checkpoint", "parallel_state_dict"])
+    lambda model: nn.DataParallel(model).state_dict(), lambda model: {"model_state_dict": model.state_dict()},
+    lambda model: {"state_dict": nn.ModuleDict({"model": model}).state_dict(), "epoch": 3},
+    lambda model: nn.ModuleDict({"_orig_mod": nn.ModuleDict({"Model": model})}).state_dict(),
+], ids=["module", "state_dict", "parallel", "checkpoint", "parallel_state_dict", "named", "Lightning", "compiled_MMSA"])
 def test_the_tensors_of_every_form(tmp_path, content, options):
     torch.save(content(original_model()), tmp_path / "model.pt", **options)
     assert_equal(load_state(tmp_path / "model.pt"), small_model().state_dict())
