@@ -173,7 +173,7 @@ def _id_field(value: Any) -> str:
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     if len(text) > LONGEST_ID:
         raise ValueError("too long")
-    return text
+    return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate, of a file name, has no UTF-8
 
 
 def with_lengths(raw: Any, splits: dict[str, RawSplit], where: str | Path) -> dict[str, RawSplit]:
