@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import re
 import sys
+from contextlib import suppress
 
 PIPE_CLOSED = 141  # as the shell calls a process that SIGPIPE ended
 
@@ -17,23 +19,57 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message} ({self.prog} --help lists the flags)")
 
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse, but ~ is the home folder also where no shell says so, as in --out=~/tables."""
+        given = sys.argv[1:] if args is None else args
+        expanded = [re.sub("^(--[^=]*=|)(~(?:/.*)?)$", lambda found: found[1] + os.path.expanduser(found[2]), text)
+                    for text in given]
+        return super().parse_known_args(expanded, namespace)
+
 
 def run_command(command, *arguments):
     """Call a command; returns its exit code, 0 where it has none, and 2, with one line, where the input is bad."""
+    prepare_console()
     try:
         code = command(*arguments) or 0
         sys.stdout.flush()
         return code
     except UserError as error:
         return say(error)
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
+    except OSError as error:
+        if not is_of_console(error):
+            place = f" {error.filename}" if error.filename else ""
+            return say(f"{error.strerror or error}:{place or ' a file cannot be read or written'}")
+        with suppress(OSError):  # Python itself writes there once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # `| head` has read enough
+            return PIPE_CLOSED
+        return say(f"the console cannot be written: {error.strerror or error}; files are not to blame")
+
+
+def prepare_console():
+    """Make a console that is closed one that takes everything, and one of any encoding escape what it cannot show."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, until the process ends
+        with suppress(AttributeError, OSError):  # something stands in for it
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def is_of_console(error):
+    """Whether an OSError is of the console: a pipe that nobody reads, or one that refuses what it still has to show."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        return True
+    return isinstance(error, BrokenPipeError)
 
 
 def say(error):
     """Tell the user of a UserError; returns the exit code."""
-    print(f"error: {error}", file=sys.stderr)
+    line = "".join(c if c.isprintable() else printable(c) for c in f"error: {error}")
+    with suppress(OSError):  # nobody can be told
+        print(line, file=sys.stderr)
     return 2
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from src.data.streams import Setting, Splits, make_streams
+from src.errors import Parser, run_command
 
 ALIGNED, UNALIGNED = Setting(), Setting(lags=(2, 4))
 
@@ -48,10 +49,14 @@ def scores(aligned: bool) -> dict[str, tuple[float, float]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print `scores` of both alignments; returns the exit code."""
-    for aligned in (False, True):
-        for name, (mae, acc2) in scores(aligned).items():
-            print(f"{'aligned' if aligned else 'unaligned'}, {name}: MAE {mae:.3f}, Acc2 {acc2:.3f}")
-    return 0
+    parser = Parser(prog="python -m src demo", description=__doc__)
+
+    def show() -> None:
+        parser.parse_args(argv)
+        for aligned in (False, True):
+            for name, (mae, acc2) in scores(aligned).items():
+                print(f"{'aligned' if aligned else 'unaligned'}, {name}: MAE {mae:.3f}, Acc2 {acc2:.3f}")
+    return run_command(show)
 
 
 if __name__ == "__main__":

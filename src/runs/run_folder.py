@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from src.errors import UserError, printable
+from src.errors import UserError, is_of_console, printable
 from src.files import FolderLock, keep, write_whole
 from src.runs.result import check_result, name_task
 
@@ -86,7 +86,7 @@ class RunFolder:
             error = error or unwritten
         finally:
             self._lock.release()
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not is_of_console(error):
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> UserError:
@@ -98,7 +98,7 @@ class RunFolder:
         if self.path.is_dir() and any(self.path.iterdir()):
             self.path.rename(unused_sibling(self.path))
         self.path.mkdir(exist_ok=True)
-        self._log = (self.path / "log.txt").open("a", encoding="utf-8", buffering=1)
+        self._log = (self.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def resume(self, last: dict) -> None:
         """Cut the files to the lengths that they had when `last`, the content of last.pt, was written."""
@@ -108,7 +108,7 @@ class RunFolder:
                 raise UserError(f"{self.path / name} has lost lines since last.pt was written; leave out --resume")
         for name in there:
             os.truncate(self.path / name, last["sizes"][name])
-        self._log = (self.path / "log.txt").open("a", encoding="utf-8", buffering=1)
+        self._log = (self.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
 
     def log(self, *lines: str) -> None:
         """Show lines on the console, above a progress bar if there is one, and keep them in log.txt."""
