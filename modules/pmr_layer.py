@@ -6,12 +6,20 @@
 The hub is Z_C = [Z_L, Z_V, Z_A], three segments in time. With the causal mask, step t of segment p of a target sees
 step s of segment q of a source where s <= t + |T_p - T_q|. That is MulT's mask, whose sequences are one segment each.
 
+Ours, not the paper's, for long streams: a hub of K steps, so that the cost grows linearly with the lengths,
+
+    Z_C = Q + CA(Q, LN[Z_L, Z_V, Z_A]),  Q (K, d) learned; hidden steps are not attended to
+
+which then goes through the same units and message update (with weights K long). Its steps have no time, so that no
+mask is between it and others, and what reaches a step through it is not causal. And SA of a modality within a window
+of W steps: t - W < s <= t with the causal mask, |t - s| < W without.
+
 The paper's code and settings were never released. Choices of this project, not of the paper: the mask by segments;
 residuals around the two branches of an MRU (`residual=False` is the literal form); one layer norm for source and target
 as in MulT; and the low-rank form of the message weights W_m, whose literal size grows with the square of T_C d.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +28,25 @@ from torch.nn import functional as F
 from modules.layers import Dropout, FeedForward, LayerNorm
 from modules.multihead_attention import MultiheadAttention
 from modules.record import OFF, Record
-from modules.sequence import Sequence, mask
+from modules.sequence import Segment, Sequence, join, mask
+
+
+class HubTokens(nn.Module):
+    """The hub as K learned queries that attend to all modalities."""
+
+    def __init__(self, tokens: int, embed_dim: int, num_heads: int, attn_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(tokens, embed_dim))
+        self.layer_norm = LayerNorm(embed_dim)
+        self.cross_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
+
+    def forward(self, streams: Iterable[Sequence]) -> Sequence:
+        """Sequences of width d -> Z_C, features (B, K, d)."""
+        source, K = join(streams), len(self.queries)
+        Q = Sequence.of(self.queries.expand(len(source.x), -1, -1))  # (B, K, d)
+        Q = Q._replace(segments=(Segment(K, K, timed=False),))
+        Z = self.layer_norm(source.x)
+        return Q.on(Q.x + self.cross_attn(Q.x, Z, Z, mask(Q, source)))  # Z_C = Q + CA(Q, LN[Z_L, Z_V, Z_A])
 
 
 class DynamicFilter(nn.Module):
@@ -44,14 +70,14 @@ class DynamicFilter(nn.Module):
 
 class ModalityReinforcementUnit(nn.Module):
     """MRU_{s->t}: the target attends to the source and to itself, filtered, then feed-forward. `attn_mask` switches
-    the causal mask on.
+    the causal mask on, `self_window` limits the attention to itself.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, attn_dropout: float = 0.0, relu_dropout: float = 0.0,
                  res_dropout: float = 0.0, dynamic_filter: bool = True, residual: bool = True,
-                 attn_mask: bool = False) -> None:
+                 attn_mask: bool = False, self_window: int = 0) -> None:
         super().__init__()
-        self.residual, self.attn_mask = residual, attn_mask
+        self.residual, self.attn_mask, self.self_window = residual, attn_mask, self_window
         self.layer_norm = LayerNorm(embed_dim)
         self.cross_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
         self.self_attn = MultiheadAttention(embed_dim, num_heads, attn_dropout)
@@ -62,7 +88,8 @@ class ModalityReinforcementUnit(nn.Module):
     def forward(self, source: Sequence, target: Sequence, record: Record = OFF) -> Sequence:
         """The target, reinforced: features (B, T_t, d)."""
         Z_s, Z_t = self.layer_norm(source.x), self.layer_norm(target.x)
-        cross_mask, self_mask = mask(target, source, self.attn_mask), mask(target, target, self.attn_mask)
+        cross_mask = mask(target, source, self.attn_mask)
+        self_mask = mask(target, target, self.attn_mask, self.self_window)
         cross_branch = self.cross_attn(Z_t, Z_s, Z_s, cross_mask, record)  # CA(Z_t, Z_s): (B, T_t, d)
         self_branch = self.self_attn(Z_t, Z_t, Z_t, self_mask)  # SA(Z_t): (B, T_t, d)
         mixed = self.filter(self_branch, cross_branch, record.of("filter"))  # (B, T_t, d)

@@ -16,10 +16,11 @@ from torch import Tensor
 
 
 class Segment(NamedTuple):
-    """A part of a sequence in time, of which the last `kept` of `length` steps are left."""
+    """A part of a sequence, of which the last `kept` of `length` steps are left."""
 
     length: int
     kept: int
+    timed: bool = True  # False: its steps have no order in time, and no causal mask is between them and others
 
 
 class Sequence(NamedTuple):
@@ -61,7 +62,7 @@ class Sequence(NamedTuple):
         ends = [(p, self.ends[p]) for p in of]
         x = torch.cat([self.x.narrow(1, end, 1) for _, end in ends], dim=1)
         steps = torch.cat([self.steps.narrow(0, end, 1) for _, end in ends])
-        return Sequence(x, steps, segments=tuple(Segment(self.segments[p].length, 1) for p, _ in ends))
+        return Sequence(x, steps, segments=tuple(self.segments[p]._replace(kept=1) for p, _ in ends))
 
     def kept(self, values: Tensor, dim: int) -> Tensor:
         """Of values for every uncut step, those for the steps that are here."""
@@ -92,14 +93,16 @@ def join(sequences: Iterable[Sequence]) -> Sequence:
     return Sequence(
         torch.cat([part.x for part in parts], dim=1),
         torch.cat([part.steps + start for part, start in zip(parts, starts, strict=False)]),
-        _join_masks([part.padding for part in parts]), _join_masks([part.hidden for part in parts]),
+        _join_masks(parts, [part.padding for part in parts]), _join_masks(parts, [part.hidden for part in parts]),
         tuple(segment for part in parts for segment in part.segments),
     )
 
 
-def _join_masks(masks: list[Tensor | None]) -> Tensor | None:
-    there = [mask for mask in masks if mask is not None]
-    return torch.cat(there, dim=1) if len(there) == len(masks) else None
+def _join_masks(parts: list[Sequence], masks: list[Tensor | None]) -> Tensor | None:
+    if all(mask is None for mask in masks):
+        return None
+    return torch.cat([part.x.new_zeros(part.x.shape[:2], dtype=torch.bool) if mask is None else mask
+                      for part, mask in zip(parts, masks, strict=True)], dim=1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -107,13 +110,14 @@ def causal_counts(target: tuple[Segment, ...], source: tuple[Segment, ...],
                   device: torch.device | None = None) -> Tensor:
     """How many steps of each source segment a target step sees, of those that are here: (T_t, S) int32.
 
-    Step t of target segment p sees step s of source segment q where s <= t + |T_p - T_q|, in uncut steps of a segment.
+    Step t of target segment p sees step s of source segment q where s <= t + |T_p - T_q|, in uncut steps of a segment,
+    and all of it where one of them has no time.
     """
     return torch.cat([torch.stack([
-        torch.arange(T_p - kept_p, T_p, dtype=torch.int32, device=device)
-        .add(abs(T_p - T_q) + 1 - (T_q - kept_q)).clamp(0, kept_q)
-        for T_q, kept_q in source
-    ], dim=1) for T_p, kept_p in target])
+        torch.arange(p.length - p.kept, p.length, dtype=torch.int32, device=device)
+        .add((abs(p.length - q.length) if p.timed and q.timed else q.length) + 1 - (q.length - q.kept)).clamp(0, q.kept)
+        for q in source
+    ], dim=1) for p in target])
 
 
 @functools.lru_cache(maxsize=64)
@@ -124,20 +128,38 @@ def causal_steps(target: tuple[Segment, ...], source: tuple[Segment, ...],
     return torch.cat([torch.arange(q.kept, device=device) < count for q, count in zip(source, counts, strict=True)], 1)
 
 
+@functools.lru_cache(maxsize=64)
+def window_range(length: int, window: int, causal: bool, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Of the steps that each step t of a sequence sees of its own, the first, and the one after the last: (T, 1) int32.
+
+    These are t - W < s <= t where `causal`, else |t - s| < W.
+    """
+    t = torch.arange(length, dtype=torch.int32, device=device).unsqueeze(1)
+    return (t - window + 1).clamp(min=0), (t + (1 if causal else window)).clamp(max=length)
+
+
 class Mask:
     """Which source steps a target step sees: of each segment the first `counts`, without those that are `hidden`.
 
     hidden: (B, T_s) bool or None. counts: (T_t, S) int32 for the S segments of the source, or None: all.
+    With a `window`, target and source are the same segment, of which a step sees those from `firsts` (T, 1) on.
     """
 
-    def __init__(self, target: Sequence, source: Sequence, causal: bool) -> None:
+    def __init__(self, target: Sequence, source: Sequence, causal: bool, window: int = 0) -> None:
         self.hidden, self.causal, self.target, self.source = source.hidden, causal, target.segments, source.segments
+        self.window = window
         self.device = source.steps.device
         self.may_hide_all = source.hidden is not None or source.is_cut
         self._dense: tuple[Tensor, Tensor | None] | None = None
 
     @property
+    def firsts(self) -> Tensor | None:
+        return self._range()[0] if self.window else None
+
+    @property
     def counts(self) -> Tensor | None:
+        if self.window:
+            return self._range()[1]
         return causal_counts(self.target, self.source, self.device) if self.causal else None
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
@@ -148,18 +170,27 @@ class Mask:
         """
         if self._dense is None:
             parts = [] if self.hidden is None else [~self.hidden[:, None, None]]  # (B, 1, 1, T_s)
-            if self.causal:
+            if self.window:
+                (first, end), s = self._range(), torch.arange(self.source[0].kept, device=self.device)
+                parts.append(((first <= s) & (s < end))[None, None])  # (1, 1, T, T)
+            elif self.causal:
                 parts.append(causal_steps(self.target, self.source, self.device)[None, None])  # (1, 1, T_t, T_s)
             seen = functools.reduce(torch.logical_and, parts)
             blind = ~seen.any(dim=-1, keepdim=True) if self.may_hide_all else None
             self._dense = seen if blind is None else seen | blind, blind
         return self._dense
 
+    def _range(self) -> tuple[Tensor, Tensor]:
+        return window_range(self.source[0].kept, self.window, self.causal, self.device)
 
-def mask(target: Sequence, source: Sequence, causal: bool = False) -> Mask | None:
+
+def mask(target: Sequence, source: Sequence, causal: bool = False, window: int = 0) -> Mask | None:
     """The mask of attention from target to source; None where everything is seen.
 
     `causal` is MulT's mask for each pair of a target segment and a source segment: it hides the source steps more than
-    |T_p - T_q| after the target step. It is causal only where the lengths agree.
+    |T_p - T_q| after the target step. It is causal only where the lengths agree. A `window`, of a sequence that attends
+    to itself, leaves the W steps up to each where `causal`, else those less than W steps away; 0 leaves all.
     """
-    return Mask(target, source, causal) if causal or source.hidden is not None else None
+    causal = causal and any(p.timed for p in target.segments) and any(q.timed for q in source.segments)
+    window = window if window < source.x.size(1) else 0
+    return Mask(target, source, causal, window) if causal or window or source.hidden is not None else None

@@ -19,6 +19,7 @@ from modules.layers import LayerNorm
 from modules.multimodal import MODALITIES, MultimodalModel, by_modality
 from modules.pmr_layer import (
     FullMessageWeights,
+    HubTokens,
     LowRankMessageWeights,
     MessageUpdateModule,
     ModalityReinforcementUnit,
@@ -53,6 +54,9 @@ OPTIONS = (  # none of PMR's hyper-parameters are public, so every range is our 
     Option("readout_norm", search=Choices((False, True), OUR_CHOICE), switches={
         "--readout_norm": (True, "a layer norm before the last encoder"),
     }),
+    Option("hub_tokens", "a hub of so many steps, whose cost grows linearly with the lengths (ours); 0: the paper's",
+           count(0)),
+    Option("self_window", "steps that a modality's attention to itself reaches back (ours); 0: all", count(0)),
     Option("pool", "what is read of each segment: last (step) or mean", search=Choices(POOLS, OUR_CHOICE)),
 )
 ABLATIONS = {
@@ -89,6 +93,8 @@ class PMR(MultimodalModel):
         message_form    "lowrank" or "full" message weights W_m, of width `message_dim` (k) and `message_rank` (r)
         readout_layers  layers of the last encoder, which has a layer norm before it with `readout_norm`
         pool            read the "last" step of each segment, or the "mean" of its real steps
+        hub_tokens      steps K of a hub of learned queries, for streams of any length (ours); 0 for the paper's hub
+        self_window     window W of a modality's attention to itself (ours), 0 for none
         mask_padding    hide padding from every attention
     """
 
@@ -101,7 +107,7 @@ class PMR(MultimodalModel):
                  attn_mask: bool = True, modalities: str = "lav", message_update: str = "attention",
                  dynamic_filter: bool = True, residual: bool = True, message_form: str = "lowrank",
                  message_dim: int = 8, message_rank: int = 2, readout_layers: int = 1, readout_norm: bool = False,
-                 pool: str = "last") -> None:
+                 hub_tokens: int = 0, self_window: int = 0, pool: str = "last") -> None:
         chosen = tuple(m for m in MODALITIES if m in modalities)
         if sorted(modalities) != sorted(chosen) or not chosen:
             raise ValueError(f"modalities is {modalities!r}; it takes some of the letters l, a and v, once each")
@@ -117,14 +123,15 @@ class PMR(MultimodalModel):
         self.hub_order = tuple(m for m in HUB_ORDER if m in chosen)
         self.lengths = {m: length for m, length in by_modality(input_lens).items() if m in chosen}
         self.pool = pool
+        self.hub = HubTokens(hub_tokens, embed_dim, num_heads, attn_dropout) if hub_tokens else None
         self.embed = PositionEmbedding(embed_dim, embed_dropout)
         source_dropout = by_modality((attn_dropout, attn_dropout_a, attn_dropout_v))
-        block = {"relu_dropout": relu_dropout, "res_dropout": res_dropout}
+        block: dict[str, Any] = {"relu_dropout": relu_dropout, "res_dropout": res_dropout}
         unit = partial(ModalityReinforcementUnit, embed_dim, num_heads, dynamic_filter=dynamic_filter,
                        residual=residual, attn_mask=attn_mask, **block)
         hub_weights = partial(FullMessageWeights if message_form == "full" else
                               partial(LowRankMessageWeights, rank=message_rank),
-                              sum(self.lengths.values()), embed_dim, message_dim)
+                              hub_tokens or sum(self.lengths.values()), embed_dim, message_dim)
 
         def update() -> MessageUpdateModule:
             units = {m: unit(attn_dropout=source_dropout[m]) for m in chosen}  # MRU_{m->C}
@@ -133,7 +140,7 @@ class PMR(MultimodalModel):
             return MessageUpdateModule(units, weights, embed_dim, message_dim, **block)
 
         self.layers = nn.ModuleList(
-            ReinforcementLayer({m: unit(attn_dropout=attn_dropout) for m in chosen},
+            ReinforcementLayer({m: unit(attn_dropout=attn_dropout, self_window=self_window) for m in chosen},
                                None if message_update == "none" else update())
             for _ in range(layers)
         )
@@ -150,13 +157,15 @@ class PMR(MultimodalModel):
         crossmodal weights (B, T_t, T_s). If it has keys, it gets those alone. The names are those of the modules.
         """
         Z, record = self.project(self.modalities, text, audio, vision), Record.into(decisions)
-        if (lengths := {m: z.length for m, z in Z.items()}) != self.lengths:
+        if self.hub is None and (lengths := {m: z.length for m, z in Z.items()}) != self.lengths:
             raise ValueError(f"sequences of {lengths} steps given to a PMR that was built for {self.lengths}")
         Z = {m: z.on(self.embed(z)) for m, z in Z.items()}  # (B, T_m, d)
-        Z_C = join(Z[m] for m in self.hub_order)  # (B, T_C, d)
+        streams = [Z[m] for m in self.hub_order]
+        Z_C = join(streams) if self.hub is None else self.hub(streams)  # (B, T_C, d)
         for i, layer in enumerate(self.layers):
             Z, Z_C = layer(Z, Z_C, record.of(f"layers.{i}"))
-        hidden = self._read_segments(Z, Z_C, record.of("readout"))
+        read = self._read_segments if self.hub is None else self._read_beside_tokens
+        hidden = read(Z, Z_C, record.of("readout"))
         return self.read_out(hidden), hidden
 
     def _read_segments(self, Z: dict[str, Sequence], Z_C: Sequence, record: Record) -> Tensor:
@@ -168,6 +177,12 @@ class PMR(MultimodalModel):
             return self.readout(whole, last_of=[places[m] for m in self.modalities], record=record).flatten(1)
         segments = self.readout(whole, record=record).split([segment.kept for segment in whole.segments], dim=1)
         return torch.cat([mean_of_real_steps(z.on(segments[places[m]])) for m, z in Z.items()], dim=-1)
+
+    def _read_beside_tokens(self, Z: dict[str, Sequence], Z_C: Sequence, record: Record) -> Tensor:
+        """Encode [Z_C, a step for each modality] and read the latter -> (B, d per modality)."""
+        whole = join([Z_C, *(one_step(z, self.pool) for z in Z.values())])._replace(padding=None)  # (B, K + M, d)
+        whole = whole.on(self.readout_norm(whole.x))
+        return self.readout(whole, last_of=[*range(1, len(Z) + 1)], record=record).flatten(1)
 
 
 def check_choice(option: str, value: str, choices: tuple) -> None:
@@ -186,6 +201,15 @@ def mean_of_real_steps(sequence: Sequence) -> Tensor:
     instead = steps >= (0 if sequence.hidden is None else len(steps) - 1)  # (T,)
     weights = (counted | sequence.padding.all(dim=1, keepdim=True) & instead).unsqueeze(-1)  # (B, T, 1)
     return (sequence.x * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def one_step(sequence: Sequence, pool: str) -> Sequence:
+    """The last step of a sequence, or the mean of its real ones, hidden where what it is made of is hidden."""
+    hidden = sequence.hidden
+    if pool == "last":
+        return Sequence.of(sequence.x[:, -1:])._replace(hidden=None if hidden is None else hidden[:, -1:])
+    hidden = None if hidden is None else hidden.all(dim=1, keepdim=True)
+    return Sequence.of(mean_of_real_steps(sequence).unsqueeze(1))._replace(hidden=hidden)
 
 
 # to add a model: its own file, and its class here

@@ -7,7 +7,7 @@
 The kernels compute in float32 on a CPU, outside torch.compile, if a C++ compiler is found: they are built on first use
 (cpu_library.py). All else, GPUs included, takes the plain torch code that stands beside each call. Both compute the
 same; only dropout draws other samples. Plain attention with dropout takes memory that grows with the square of the
-length.
+length, or with the length times the window where there is one.
 
 PMR_CPU_KERNELS=0 in the environment, or `kernels.switch(False)`, turns the kernels off.
 """
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from modules.kernels import cpu
 from modules.kernels.cpu_library import library
+from modules.kernels.window import windowed_attention
 from modules.sequence import Mask
 
 WIDEST_HEAD = 64  # as in cpu_kernels.cpp
@@ -52,9 +53,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None, dropout
     A target step that sees nothing gets 0, and gives gradients of 0.
     """
     if usable(q) and q.size(-1) <= WIDEST_HEAD:
-        hidden, counts = (None, None) if mask is None else (mask.hidden, mask.counts)
+        hidden, firsts, counts = (None, None, None) if mask is None else (mask.hidden, mask.firsts, mask.counts)
         lengths = [k.size(1)] if mask is None or counts is None else [segment.kept for segment in mask.source]
-        return cpu.AttentionFunction.apply(q, k, v, hidden, counts, lengths, dropout)
+        return cpu.AttentionFunction.apply(q, k, v, hidden, firsts, counts, lengths, dropout)
+    if mask is not None and mask.window:
+        return windowed_attention(q, k, v, mask, dropout)
     seen, blind = (None, None) if mask is None else mask.dense()
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, h, T, c)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)

@@ -46,31 +46,33 @@ def call_attention(dropout: float, seed: int, lengths: list[int], **tensors: Ten
 
 
 class AttentionFunction(torch.autograd.Function):
-    """q (S, T_t, h, c), k and v (S, T_s, h, c), hidden (S, T_s), counts (T_t, segments) -> (S, T_t, h, c)
+    """q (S, T_t, h, c), k and v (S, T_s, h, c), hidden (S, T_s), firsts (T_t, 1), counts (T_t, segments) -> as q
 
-    `lengths` are the steps of the source's segments, of each of which a target step sees the first `counts`.
+    `lengths` are the steps of the source's segments, of each of which a target step sees the first `counts`. Of a
+    single segment, it sees those from `firsts` on.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, counts: Tensor | None,
-                lengths: list[int], dropout: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, firsts: Tensor | None,
+                counts: Tensor | None, lengths: list[int], dropout: float) -> Tensor:
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         hidden = None if hidden is None else hidden.contiguous()
         out, log_sum = torch.empty(q.shape), torch.empty(len(q), q.size(2), q.size(1))
         ctx.lengths, ctx.dropout, ctx.seed = lengths, dropout, draw_seed() if dropout else 0
-        ctx.save_for_backward(q, k, v, hidden, counts, out, log_sum)
-        call_attention(dropout, ctx.seed, lengths, q=q, k=k, v=v, hidden=hidden, counts=counts, out=out,
+        ctx.save_for_backward(q, k, v, hidden, firsts, counts, out, log_sum)
+        call_attention(dropout, ctx.seed, lengths, q=q, k=k, v=v, hidden=hidden, firsts=firsts, counts=counts, out=out,
                        log_sum=log_sum)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple:
-        q, k, v, hidden, counts, out, log_sum = ctx.saved_tensors
+        q, k, v, hidden, firsts, counts, out, log_sum = ctx.saved_tensors
         grad_q, grad_k, grad_v = (torch.empty(x.shape) for x in (q, k, v))
-        call_attention(ctx.dropout, ctx.seed, ctx.lengths, q=q, k=k, v=v, hidden=hidden, counts=counts, out=out,
-                       log_sum=log_sum, grad_out=grad_out.contiguous(), grad_q=grad_q, grad_k=grad_k, grad_v=grad_v)
-        return grad_q, grad_k, grad_v, None, None, None, None
+        call_attention(ctx.dropout, ctx.seed, ctx.lengths, q=q, k=k, v=v, hidden=hidden, firsts=firsts, counts=counts,
+                       out=out, log_sum=log_sum, grad_out=grad_out.contiguous(), grad_q=grad_q, grad_k=grad_k,
+                       grad_v=grad_v)
+        return grad_q, grad_k, grad_v, None, None, None, None, None
 
 
 def call_layer_norm(eps: float, x: Tensor, **tensors: Tensor) -> None:

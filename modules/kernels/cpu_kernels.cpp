@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace {
@@ -91,6 +92,7 @@ struct Attention {
     const float *q, *k, *v;
     Strides of_q, of_k, of_v;
     const uint8_t *hidden;  // (S, T_s) or null: not 0 where no target step sees a source step
+    const int32_t *firsts;  // (T_t) or null: of a single segment, a target step sees only the steps from here on
     const int32_t *counts;  // (T_t, segments) or null: a target step sees only so many first steps of each segment
     float scale;
     uint32_t threshold;
@@ -136,11 +138,11 @@ class Head {
             const float *q = a.q + at(a.of_q, sample, i, head);
             vec highest = vec{} - INFINITY;
             each_block(i, [&](int64_t b, int64_t seen) {
-                const vec score = score_of(q, b, seen);
+                const vec score = score_of(q, i, b, seen);
                 weights[b] = score;
                 highest = score > highest ? score : highest;
             });
-            const float max = max_of(highest);
+            const float max = std::max(max_of(highest), std::numeric_limits<float>::lowest());  // finite: no inf - inf
             const Key key = key_of_row(sample, i, head);
             vec sum{}, totals[WIDTH ? WIDTH : WIDEST] = {};
             each_block(i, [&](int64_t b, int64_t) {
@@ -149,7 +151,7 @@ class Head {
                 if (a.threshold) weight = keep(weight, key, uint32_t(b * LANES), a.threshold);
                 for (int64_t f = 0; f < width(); ++f) totals[f] += weight * v[b * width() + f];
             });
-            const float total = max > -INFINITY ? sum_of(sum) : 1.0f;  // a target step that sees nothing gets 0
+            const float all = sum_of(sum), total = all == 0.0f ? 1.0f : all;  // a target step that sees nothing gets 0
             a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log(total);
             float *out = a.out + dense(sample, i, head);
             for (int64_t f = 0; f < width(); ++f) out[f] = sum_of(totals[f]) * (a.keep_scale / total);
@@ -169,7 +171,7 @@ class Head {
             for (int64_t f = 0; f < width(); ++f) inner += out[f] * grad_out[f];
             vec totals[WIDTH ? WIDTH : WIDEST] = {};
             each_block(i, [&](int64_t b, int64_t seen) {
-                const vec difference = score_of(q, b, seen) - log_sum;
+                const vec difference = score_of(q, i, b, seen) - log_sum;
                 const vec weight = exp_nonpositive(difference > 0.0f ? vec{} : difference);
                 const vec mask = a.threshold ? keep(vec{} + a.keep_scale, key, uint32_t(b * LANES), a.threshold)
                                              : vec{} + 1.0f;
@@ -202,6 +204,7 @@ class Head {
     std::vector<vec> grad_k, grad_v;  // (blocks, c)
 
     int64_t width() const { return WIDTH ? WIDTH : c; }
+    bool windowed() const { return !JOINED && a.firsts; }
 
     static int64_t at(const Strides &strides, int64_t sample, int64_t step, int64_t head) {
         return sample * strides.sample + step * strides.step + head * strides.head;
@@ -274,15 +277,17 @@ class Head {
     inline void each_of_segment(int64_t n, int64_t i, Function function) const {
         const Segment &segment = segments[n];
         const int64_t last = a.counts ? a.counts[i * a.segments + n] : segment.length;
-        if (segment.first_visible >= last) return;
-        for (int64_t b = segment.first_visible / LANES; b * LANES < last; ++b)
+        const int64_t first = windowed() ? std::max<int64_t>(a.firsts[i], segment.first_visible) : segment.first_visible;
+        if (first >= last) return;
+        for (int64_t b = first / LANES; b * LANES < last; ++b)
             function(segment.first_block + b, last - b * LANES);
     }
 
-    vec score_of(const float *q, int64_t block, int64_t seen_lanes) const {
+    vec score_of(const float *q, int64_t i, int64_t block, int64_t seen_lanes) const {
         vec score{};
         for (int64_t f = 0; f < width(); ++f) score += q[f] * k[block * width() + f];
         ivec seen = LANE < int32_t(seen_lanes);
+        if (windowed()) seen &= LANE >= int32_t(a.firsts[i] - block * LANES);
         if (a.hidden) seen &= __builtin_convertvector(*(const bvec *)(&visible[block * LANES]), ivec) != 0;
         return seen ? score * a.scale : vec{} - INFINITY;
     }

@@ -37,7 +37,7 @@ class Attention(ctypes.Structure):
     _fields_ = [
         *fields(INT, "samples", "heads", "width", "T_t", "T_s", "segments"), *fields(ctypes.POINTER(INT), "lengths"),
         *fields(POINTER, "q", "k", "v"), *fields(Strides, "of_q", "of_k", "of_v"),
-        *fields(POINTER, "hidden", "counts"),
+        *fields(POINTER, "hidden", "firsts", "counts"),
         *fields(ctypes.c_float, "scale"), *fields(ctypes.c_uint32, "threshold"),
         *fields(ctypes.c_float, "keep_scale"), *fields(ctypes.c_uint64, "seed"),
         *fields(POINTER, "out", "log_sum", "grad_out", "grad_q", "grad_k", "grad_v"),

@@ -231,7 +231,7 @@ def draw_attention(title: str, sample: str, maps: Mapping[str, ndarray],
         figure.colorbar(image, ax=axes, label="weight", pad=0.02)
     panels[-1].set_xticks(
         [(start + 1 + end) / 2 for start, end in segments.values()],
-        [f"{MODALITY_NAMES[m]}\n{start + 1} to {end}" for m, (start, end) in segments.items()],
+        [f"{MODALITY_NAMES.get(m, m)}\n{start + 1} to {end}" for m, (start, end) in segments.items()],
     )
     panels[-1].set_xlabel("segment and steps of the hub")
     figure.suptitle(f"{title}\nattention to the hub in the last layer, mean over heads\ntest sample {sample}")

@@ -145,7 +145,9 @@ def attention_to_hub(model: PMR, split: Split, index: int) -> dict[str, np.ndarr
 
 
 def hub_segments(model: PMR) -> dict[str, tuple[int, int]]:
-    """{modality: (first step, step after its last)} of the hub, in its order."""
+    """{modality: (first step, step after its last)} of the hub, in its order; its tokens are one segment."""
+    if model.hub is not None:
+        return {"tokens": (0, len(model.hub.queries))}
     segments, start = {}, 0
     for m in model.hub_order:
         segments[m] = (start, start + model.lengths[m])

@@ -64,6 +64,17 @@ def mask_of_segments(T_t, T_s, hidden=None):
     return mask(target, source._replace(hidden=hidden), True), seen
 
 
+def mask_of_window(T_t, T_s, window, causal, hidden=None):
+    """The same for a window of a sequence that attends to itself; of others, for all."""
+    if T_t != T_s:
+        return mask_of(T_t, T_s, hidden)
+    lag = torch.arange(T_t)[:, None] - torch.arange(T_t)
+    seen = ((lag < window) & (lag > (-1 if causal else -window))).expand(2, 1, T_t, T_t)
+    seen = seen if hidden is None else seen & ~hidden[:, None, None]
+    own = Sequence.of(torch.empty(2, T_t, 1))._replace(hidden=hidden)
+    return mask(own, own, causal, window), seen
+
+
 def gradients(out, inputs):
     return torch.autograd.grad(out, inputs, torch.linspace(-1, 1, out.numel()).view(out.shape))
 
@@ -76,6 +87,10 @@ MASKS = {
     "gaps in a band": lambda T_t, T_s: mask_of(T_t, T_s, (torch.arange(T_s) % 3 != 1).expand(2, T_s), causal=True),
     "segments": mask_of_segments,
     "gaps in segments": lambda T_t, T_s: mask_of_segments(T_t, T_s, (torch.arange(T_s) % 3 != 2).expand(2, T_s)),
+    "window": lambda T_t, T_s: mask_of_window(T_t, T_s, 7, causal=False),
+    "causal window": lambda T_t, T_s: mask_of_window(T_t, T_s, 18, causal=True),
+    "gaps in a window": lambda T_t, T_s: mask_of_window(T_t, T_s, 3, True, (torch.arange(T_s) % 9 > 3).expand(2, T_s)),
+    "own step": lambda T_t, T_s: mask_of_window(T_t, T_s, 1, causal=False),
     "nothing to see": lambda T_t, T_s: mask_of(T_t, T_s, torch.tensor([[True], [False]]).expand(2, T_s)),
 }
 

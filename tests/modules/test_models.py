@@ -70,7 +70,7 @@ def test_every_parameter_learns(name):
 PMR_VARIANTS = [
     {"message_update": "mean"}, {"message_update": "none"}, {"dynamic_filter": False}, {"residual": False},
     {"message_form": "full"}, {"modalities": "l"}, {"modalities": "av"}, {"pool": "mean"}, {"readout_layers": 2},
-    {"readout_norm": True}, {"attn_mask": False},
+    {"readout_norm": True}, {"attn_mask": False}, {"hub_tokens": 3, "self_window": 2},
 ]
 
 

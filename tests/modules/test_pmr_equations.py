@@ -211,6 +211,13 @@ CASES = {
     "pair-lv": {"modalities": "lv"},
     "pair-av": {"modalities": "av"},
     "pair-av-mean": {"modalities": "av", "pool": "mean", "message_update": "mean"},
+    "tokens": {"hub_tokens": 2},
+    "tokens-pool-mean": {"hub_tokens": 5, "pool": "mean", "readout_norm": True, "readout_layers": 2},
+    "tokens-no-mask-full": {"hub_tokens": 3, "attn_mask": False, "message_form": "full"},
+    "tokens-of-one": {"hub_tokens": 2, "modalities": "a"},
+    "tokens-and-window": {"hub_tokens": 2, "self_window": 2, "message_update": "none"},
+    "window": {"self_window": 3},
+    "window-no-mask": {"self_window": 2, "attn_mask": False},
     "mixture": {
         "message_form": "full", "pool": "mean", "readout_layers": 2, "kernel_sizes": (3, 1, 5), "embed_dim": 9,
         "num_heads": 3, "residual": False,
@@ -299,7 +306,8 @@ def test_model_of_a_cut_batch(case, empty):
         assert_same(hidden[b], expected_hidden)
 
 
-@pytest.mark.parametrize("options", [{}, {"pool": "mean", "readout_layers": 2}, {"attn_mask": False}])
+@pytest.mark.parametrize("options", [{}, {"pool": "mean", "readout_layers": 2}, {"attn_mask": False},
+                                     {"hub_tokens": 3, "self_window": 2}, {"self_window": 1, "attn_mask": False}])
 def test_the_kernels_compute_the_same_model(options):
     """In float32, a cut batch with hidden padding: its outputs are the reference's, its gradients those of float64."""
     options, x = {**options, "mask_padding": True}, draw_inputs(DIMS)

@@ -55,10 +55,16 @@ def place_in(lengths, n):
     return segment, n
 
 
-def attention(p, name, target, source, heads, hidden=None, lengths=None):
+def sees(t, length, s, source_length):
+    """Whether the causal mask lets step t of a segment see step s of another. A hub of tokens has no end in time."""
+    return math.inf in (length, source_length) or s <= t + abs(length - source_length)
+
+
+def attention(p, name, target, source, heads, hidden=None, lengths=None, window=math.inf):
     """Multi-head attention from target to source: softmax(q k^T / sqrt(d_h)) v per head, then the output map.
 
     `lengths` are those of the target's segments and of the source's, for the causal mask: s <= t + |T_p - T_q|.
+    Of a target that is its own source, a step sees those less than `window` steps away.
     """
     width = target.shape[1]
     size = width // heads
@@ -71,11 +77,10 @@ def attention(p, name, target, source, heads, hidden=None, lengths=None):
         keys = [k[0] @ source[s] + k[1] for s in visible]
         values = [v[0] @ source[s] + v[1] for s in visible]
         for n in range(len(target)):
-            query, seen = q[0] @ target[n] + q[1], range(len(visible))
+            query, seen = q[0] @ target[n] + q[1], [i for i, s in enumerate(visible) if abs(n - s) < window]
             if lengths is not None:
                 (segment, t), places = place_in(lengths[0], n), [place_in(lengths[1], s) for s in visible]
-                seen = [i for i, (other, s) in enumerate(places)
-                        if s <= t + abs(lengths[0][segment] - lengths[1][other])]
+                seen = [i for i in seen if sees(t, lengths[0][segment], places[i][1], lengths[1][places[i][0]])]
             if seen:
                 weights = softmax([query @ keys[i] / math.sqrt(size) for i in seen])
                 out[n, rows] = sum(w * values[i] for w, i in zip(weights, seen, strict=True))
@@ -157,7 +162,7 @@ def dynamic_filter(p, name, self_branch, cross_branch, learned=True, record=None
 
 
 def reinforcement_unit(p, name, source, target, heads, source_hidden=None, target_hidden=None, learned_filter=True,
-                       residual=True, record=None, lengths=None):
+                       residual=True, record=None, lengths=None, window=math.inf):
     """MRU_{s->t}(Z_s, Z_t): CA and SA over the same layer norm, the dynamic filter, the residual, the FFN.
 
     `lengths` are those of the target's segments and of the source's, for the causal mask.
@@ -166,16 +171,23 @@ def reinforcement_unit(p, name, source, target, heads, source_hidden=None, targe
     normed_source = layer_norm(p, f"{name}.layer_norm", source)
     normed_target = layer_norm(p, f"{name}.layer_norm", target)
     cross = attention(p, f"{name}.cross_attn", normed_target, normed_source, heads, source_hidden, lengths)
-    own = attention(p, f"{name}.self_attn", normed_target, normed_target, heads, target_hidden, own_lengths)
+    own = attention(p, f"{name}.self_attn", normed_target, normed_target, heads, target_hidden, own_lengths, window)
     mixed = dynamic_filter(p, f"{name}.filter", own, cross, learned_filter, record)
     if residual:
         mixed = target + mixed
     return feed_forward(p, f"{name}.ffn", f"{name}.ffn.layer_norm", mixed)
 
 
-def hub_lengths(Z):
-    """The lengths of the hub's segments."""
-    return [len(Z[m]) for m in HUB_ORDER if m in Z]
+def token_hub(p, name, streams, heads, hidden=None):
+    """Z_C = Q + CA(Q, LN[Z_L, Z_V, Z_A])"""
+    queries = p[f"{name}.queries"]
+    normed = layer_norm(p, f"{name}.layer_norm", streams)
+    return queries + attention(p, f"{name}.cross_attn", queries, normed, heads, hidden)
+
+
+def hub_lengths(Z, tokens=False):
+    """The lengths of the hub's segments; a hub of tokens is one without end in time."""
+    return [math.inf] if tokens else [len(Z[m]) for m in HUB_ORDER if m in Z]
 
 
 # ---- message update --------------------------------------------------------------------------------------------------
@@ -195,13 +207,13 @@ def message_matrix_times(p, name, Z, form):
 
 
 def message_update(p, name, Z, Z_C, heads, hidden=None, hub_hidden=None, learned_filter=True, residual=True,
-                   update="attention", form="lowrank", record=None, causal=False):
+                   update="attention", form="lowrank", record=None, causal=False, tokens=False):
     """MUM: Z_{m->C} = MRU(Z_m, Z_C); mu_m = U^T tanh(W_m z_m + b_m); alpha = softmax mu; FFN(sum alpha_m Z_{m->C})."""
     names = [m for m in OUTPUT_ORDER if m in Z]
     hidden = hidden or dict.fromkeys(names)
     messages = {
         m: reinforcement_unit(p, f"{name}.reinforce.{m}", Z[m], Z_C, heads, hidden[m], hub_hidden, learned_filter,
-                              residual, record, (hub_lengths(Z), [len(Z[m])]) if causal else None)
+                              residual, record, (hub_lengths(Z, tokens), [len(Z[m])]) if causal else None)
         for m in names
     }
     if update == "attention" and len(names) > 1:
@@ -223,18 +235,19 @@ def message_update(p, name, Z, Z_C, heads, hidden=None, hub_hidden=None, learned
 
 
 def reinforcement_layer(p, name, Z, Z_C, heads, hidden=None, hub_hidden=None, learned_filter=True, residual=True,
-                        update="attention", form="lowrank", record=None, causal=False):
+                        update="attention", form="lowrank", record=None, causal=False, tokens=False,
+                        window=math.inf):
     """Z_m[i+1] = MRU_{C->m}(Z_C[i], Z_m[i]), then Z_C[i+1] = MUM(Z[i+1], Z_C[i]); update "none" leaves Z_C alone."""
     hidden = hidden or dict.fromkeys(Z)
     new_Z = {
         m: reinforcement_unit(p, f"{name}.reinforce.{m}", Z_C, Z[m], heads, hub_hidden, hidden[m], learned_filter,
-                              residual, record, ([len(Z[m])], hub_lengths(Z)) if causal else None)
+                              residual, record, ([len(Z[m])], hub_lengths(Z, tokens)) if causal else None, window)
         for m in Z
     }
     if update == "none":
         return new_Z, Z_C
     return new_Z, message_update(p, f"{name}.update", new_Z, Z_C, heads, hidden, hub_hidden, learned_filter, residual,
-                                 update, form, record, causal)
+                                 update, form, record, causal, tokens)
 
 
 # ---- the whole model -------------------------------------------------------------------------------------------------
@@ -262,7 +275,7 @@ def pool_segment(segment, padding, pool, mask_padding):
 
 def pmr(p, inputs, heads, layers, modalities="lav", padding=None, readout_layers=1, pool="last", mask_padding=False,
         dynamic_filter=True, residual=True, message_update="attention", message_form="lowrank", record=None,
-        attn_mask=True, readout_norm=False):
+        attn_mask=True, readout_norm=False, hub_tokens=0, self_window=0):
     """PMR for one sample; inputs maps each modality to (T_m, d_m), padding to T_m booleans (by default, the all-zero
     steps). Returns (prediction, hidden state)."""
     order = [m for m in HUB_ORDER if m in modalities]
@@ -272,9 +285,25 @@ def pmr(p, inputs, heads, layers, modalities="lav", padding=None, readout_layers
     hub_padding = [padded for m in order for padded in padding[m]]
     hidden = {m: padding[m] if mask_padding else None for m in order}
     hub_hidden = hub_padding if mask_padding else None
+    if hub_tokens:
+        Z_C, hub_hidden = token_hub(p, "hub", Z_C, heads, hub_hidden), None
     for i in range(layers):
         Z, Z_C = reinforcement_layer(p, f"layers.{i}", Z, Z_C, heads, hidden, hub_hidden, dynamic_filter, residual,
-                                     message_update, message_form, record, attn_mask)
+                                     message_update, message_form, record, attn_mask, hub_tokens > 0,
+                                     self_window or math.inf)
+    if hub_tokens:
+        pooled = read_beside_tokens(p, Z, Z_C, heads, padding, pool, mask_padding, readout_layers, readout_norm)
+    else:
+        pooled = read_segments(p, Z, Z_C, heads, padding, pool, mask_padding, readout_layers, readout_norm, attn_mask)
+    state = np.concatenate([pooled[m] for m in OUTPUT_ORDER if m in modalities])
+    inner = linear(p, "proj2", np.maximum(linear(p, "proj1", state), 0.0)) + state
+    return linear(p, "out_layer", inner), state
+
+
+def read_segments(p, Z, Z_C, heads, padding, pool, mask_padding, readout_layers, readout_norm, attn_mask):
+    """By modality, what is read of its segment in the encoded [Z_C, Z_L, Z_V, Z_A]."""
+    order = [m for m in HUB_ORDER if m in Z]
+    hub_padding = [padded for m in order for padded in padding[m]]
     whole = np.concatenate([Z_C] + [Z[m] for m in order])
     if readout_norm:
         whole = layer_norm(p, "readout_norm", whole)
@@ -285,6 +314,17 @@ def pmr(p, inputs, heads, layers, modalities="lav", padding=None, readout_layers
     for m in order:
         pooled[m] = pool_segment(whole[start:start + len(Z[m])], padding[m], pool, mask_padding)
         start += len(Z[m])
-    state = np.concatenate([pooled[m] for m in OUTPUT_ORDER if m in modalities])
-    inner = linear(p, "proj2", np.maximum(linear(p, "proj1", state), 0.0)) + state
-    return linear(p, "out_layer", inner), state
+    return pooled
+
+
+def read_beside_tokens(p, Z, Z_C, heads, padding, pool, mask_padding, readout_layers, readout_norm):
+    """By modality, the step read of the encoded [Z_C, a step of each modality]; a hidden one is not seen."""
+    order = [m for m in OUTPUT_ORDER if m in Z]
+    steps = [pool_segment(Z[m], padding[m], pool, mask_padding) for m in order]
+    hidden = [padding[m][-1] if pool == "last" else all(padding[m]) for m in order]
+    whole = np.concatenate([Z_C, steps])
+    if readout_norm:
+        whole = layer_norm(p, "readout_norm", whole)
+    hidden = [False] * len(Z_C) + hidden if mask_padding else None
+    whole = readout_encoder(p, "readout", whole, heads, readout_layers, hidden)
+    return dict(zip(order, whole[len(Z_C):], strict=True))
