@@ -10,7 +10,8 @@ by step, so that what else the machine does hits all alike. A ratio is the media
 `plain` is the same model without what makes it fast: torch's own attention, dropout and layer norm.
 --parts adds ours without each of these. In the cases of padded sequences, which are as short as MOSI's, `masked` is
 with --mask_padding and `trimmed` with --trim_padding too. `unmasked` is without the causal mask; the hub cases are the
-attention of PMR's hub to itself alone, forward and backward.
+attention of PMR's hub to itself alone, forward and backward. `pmr-tokens` has a hub of tokens and a window, and other
+cases as its contenders.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +44,24 @@ class Case:
     layers: int
     rivals: tuple[str, ...] = ()
     median_lengths: tuple[int, ...] | None = None  # of the real steps behind the front padding; None: no padding
+    options: dict[str, int] = field(default_factory=dict)  # of the model's own
 
     @property
     def title(self) -> str:
         """MulT 50/375/500, batch 8"""
-        return f"{self.model} {'/'.join(map(str, self.lens))}, batch {self.batch}"
+        model = " ".join([self.model, *(f"--{name} {value}" for name, value in self.options.items())])
+        return f"{model} {'/'.join(map(str, self.lens))}, batch {self.batch}"
 
 
+TOKENS = {"hub_tokens": 32, "self_window": 64}
 CASES = {  # the model "attention" is no model, but what its name says
     "mult-aligned": Case("MulT", (50, 50, 50), MOSI, 24, 30, 5, 4, ("stock", "plain")),
     "mult-unaligned": Case("MulT", (50, 375, 500), MOSI, 8, 30, 5, 4, ("stock", "plain")),
     "pmr-aligned": Case("PMR", (50, 50, 50), MOSEI, 16, 40, 8, 4, ("plain", "unmasked")),
     "pmr-unaligned": Case("PMR", (50, 500, 500), MOSEI, 16, 40, 8, 4, ("unmasked",)),
+    "pmr-tokens": Case("PMR", (50, 500, 500), MOSEI, 16, 40, 8, 4, ("mosei-unaligned", "pmr-unaligned"),
+                       options=TOKENS),
+    "pmr-tokens-long": Case("PMR", (50, 5000, 5000), MOSEI, 4, 40, 8, 4, options=TOKENS),
     "hub-aligned": Case("attention", (50, 50, 50), MOSEI, 16, 40, 8, 1, ("unmasked",)),
     "hub-unaligned": Case("attention", (50, 500, 500), MOSEI, 16, 40, 8, 1, ("unmasked",)),
     "mult-padded": Case("MulT", (50, 375, 500), MOSI, 24, 30, 5, 4, ("masked", "trimmed"), (10, 32, 38)),
@@ -108,7 +115,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, An
     contenders: list[Contender] = []
     with contextlib.ExitStack() as stack:
         for implementation in ("ours", *rivals):
-            contenders.append(Contender(case, implementation, arguments))
+            contenders.append(Contender(CASES.get(implementation, case), implementation, arguments))
             stack.callback(contenders[-1].process.communicate)  # which ends it
         for turn in range(-arguments.warm_up, arguments.repetitions):
             for contender in contenders:

@@ -53,7 +53,7 @@ def build_ours(job: SimpleNamespace) -> nn.Module:
         job.model, input_dims=job.dims, input_lens=job.lens, output_dim=1, embed_dim=job.embed_dim,
         num_heads=job.num_heads, layers=job.layers, **DROPOUTS,
         mask_padding=job.implementation in ("masked", "trimmed"),
-        **({"attn_mask": False} if job.implementation == "unmasked" else {}),
+        **job.options, **({"attn_mask": False} if job.implementation == "unmasked" else {}),
     )
 
 
