@@ -78,3 +78,16 @@ def test_a_misspelt_command_is_named(name, words):
     with pytest.raises(UserError, match=f"there is no command '{name}'; ") as error:
         run([name])
     assert words in str(error.value)
+
+
+def test_help_imports_nothing_slow_beside_torch():
+    """What only some commands or runs need is imported there, so that --help takes little longer than torch does."""
+    slow = {"sklearn", "gdown", "matplotlib", "scipy", "h5py", "optuna", "pandas", "ray", "librosa", "requests"}
+    code = ("import sys; from main import main\n"
+            "try: main(['--help'])\n"
+            "finally: print('imported', *sys.modules)")
+    done = started("-c", code)
+    assert "usage:" in done.stdout
+    imported = {name.partition(".")[0] for name in done.stdout.rpartition("imported ")[2].split()}
+    assert "torch" in imported
+    assert not imported & slow
