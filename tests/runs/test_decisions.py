@@ -101,9 +101,8 @@ def test_a_run_that_dies_at_its_end_records_the_same(trained, monkeypatch):
 @pytest.mark.parametrize("model", ["MulT", "PMR"])
 def test_long_streams_and_many_samples_stay_under_a_megabyte(tmp_path, model):
     class Long:
-        """A split of 1,000 samples that are all one."""
+        """A split of 1,000 samples."""
 
-        streams = tuple(torch.randn(1, T, 4) for T in (50, 375, 500))
         padding = tuple(torch.zeros(1000, T) for T in (50, 375, 500))
         ids = tuple(f"sample {i}" for i in range(1000))
 
@@ -111,7 +110,8 @@ def test_long_streams_and_many_samples_stay_under_a_megabyte(tmp_path, model):
             return 1000
 
         def batch(self, indices, device):
-            return self.streams, None
+            random = torch.Generator().manual_seed(indices[0])
+            return tuple(torch.randn(1, T, 4, generator=random) for T in (50, 375, 500)), None
 
     network = build_model(model, input_dims=(4, 4, 4), input_lens=(50, 375, 500), output_dim=1, embed_dim=8,
                           num_heads=2, layers=4)
