@@ -31,6 +31,7 @@ COMMANDS = {  # name: (module whose main(argv) it is, help)
     "robustness": ("src.robustness.robustness", "evaluate trained runs on a disturbed test split"),
     "compare": ("src.report.compare", "set two runs, logs or models side by side"),
     "benchmark": ("src.tools.benchmark", "time a training step against the original and against plain torch"),
+    "gpu_check": ("src.tools.gpu_check", "test and time a GPU, and write one page to send back"),
 }
 
 

@@ -11,7 +11,7 @@ by step, so that what else the machine does hits all alike. A ratio is the media
 --parts adds ours without each of these. In the cases of padded sequences, which are as short as MOSI's, `masked` is
 with --mask_padding and `trimmed` with --trim_padding too. `unmasked` is without the causal mask; the hub cases are the
 attention of PMR's hub to itself alone, forward and backward. `pmr-tokens` has a hub of tokens and a window, and other
-cases as its contenders.
+cases as its contenders. --ways adds ours in bfloat16 or TF32, or through torch.compile.
 """
 
 import argparse
@@ -72,6 +72,7 @@ CASES = {  # the model "attention" is no model, but what its name says
 DEFAULT_CASES = ("mult-aligned", "mult-unaligned", "pmr-aligned", "pmr-unaligned")
 GROWTH = (1, 2, 4)
 PARTS = ("kernels", "one vector", "kept memory")  # of what makes ours fast
+WAYS = ("bfloat16", "tf32", "compiled")  # to run ours
 HEAD = ("", "", "quartiles", "peak memory", "time / ours", "memory / ours")
 
 
@@ -112,6 +113,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, An
     """{implementation: its figures} for a case; the implementations take turns."""
     rivals = [rival for rival in case.rivals if rival != "stock" or arguments.stock]
     rivals += [f"without {part}" for part in PARTS] if arguments.parts else []
+    rivals += arguments.ways
     contenders: list[Contender] = []
     with contextlib.ExitStack() as stack:
         for implementation in ("ours", *rivals):
@@ -157,8 +159,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm_up", type=int, default=2, help="steps that are not counted")
     parser.add_argument("--parts", action="store_true", help="also ours without each part of what makes it fast")
     parser.add_argument("--inference", action="store_true", help="time predictions instead of training steps")
-    parser.add_argument("--amp", action="store_true", help="ours in bfloat16")
-    parser.add_argument("--compile", action="store_true", help="ours through torch.compile")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[], metavar="WAY",
+                        help=f"also ours in some of {', '.join(WAYS)}")
     parser.add_argument("--growth", metavar="CASE", choices=CASES, help="a case at 1, 2 and 4 times its lengths")
     parser.add_argument("--figure", help="draw the growth into this file")
     parser.add_argument("--json", help="also write the figures into this file")

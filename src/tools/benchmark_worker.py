@@ -42,19 +42,21 @@ def build_ours(job: SimpleNamespace) -> nn.Module:
     """A model of this project, without some of what makes it fast."""
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from src.models import build_model  # noqa: PLC0415 - and not the original's
-    from src.training.machine import keep_freed_memory  # noqa: PLC0415
+    from src.training.machine import choose_arithmetic, keep_freed_memory, speed_up  # noqa: PLC0415
 
     from modules import kernels  # noqa: PLC0415
 
     kernels.switch("kernels" not in job.without)
+    choose_arithmetic(False, job.implementation)
     if "kept memory" not in job.without:
         keep_freed_memory()
-    return build_model(
+    model = build_model(
         job.model, input_dims=job.dims, input_lens=job.lens, output_dim=1, embed_dim=job.embed_dim,
         num_heads=job.num_heads, layers=job.layers, **DROPOUTS,
         mask_padding=job.implementation in ("masked", "trimmed"),
         **job.options, **({"attn_mask": False} if job.implementation == "unmasked" else {}),
     )
+    return speed_up(model, torch.device(job.device), job.implementation, job.implementation == "compiled")
 
 
 def make_attention(job: SimpleNamespace) -> Callable[[], Any]:
@@ -102,22 +104,20 @@ def make_step(job: SimpleNamespace) -> Callable[[], Any]:
     torch.manual_seed(0)
     if job.model == "attention":
         return make_attention(job)
-    stock, ours, device = job.implementation == "stock", job.implementation == "ours", torch.device(job.device)
+    stock, device = job.implementation == "stock", torch.device(job.device)
     plain_optimizer = stock or "one vector" in job.without
     model = (build_stock if stock else build_ours)(job).to(device).train(not job.inference)
     inputs = make_inputs(job)
     labels = torch.randn(job.batch, 1, device=device)
     optimizer = build_optimizer(model, plain_optimizer)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    forward = torch.compile(model) if job.compile and ours else model
 
     def predict() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=job.amp and ours):
-            return forward(*inputs)[0]
+        return model(*inputs)[0]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=plain_optimizer)
-        (predict().float() - labels).abs().mean().backward()
+        (predict() - labels).abs().mean().backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
 
