@@ -246,10 +246,7 @@ def convert(splits: dict[str, RawSplit], where: str | Path,
             padding = {key: stream.padding for key, stream in streams.items()}
             converted[name] = ConvertedSplit(features, padding, np.array(split.labels), split.ids)
             notes += [f"{name}: {note}" for note in split.notes]
-            notes += [f"{name} {key}: {stream.cut} samples are not all zeros behind their length; that is left out"
-                      for key, stream in streams.items() if stream.cut and key != "text"]  # where BERT leaves numbers
-            notes += [f"{name} {key}: {stream.silent} elements of -inf set to 0"
-                      for key, stream in streams.items() if stream.silent]
+            notes += [line for key, stream in streams.items() for line in stream.notes(f"{name} {key}")]
     if moved := [key for key in MODALITY_KEYS if key in splits["train"].lengths]:
         notes.append(f"padding behind {', '.join(moved)} moved to the front")
     return converted, notes

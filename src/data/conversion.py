@@ -17,7 +17,7 @@ class Stream:
     """One modality of one split in conversion. `silent` and `padding` are complete after the last chunk."""
 
     def __init__(self, array: np.ndarray, key: str, lengths: np.ndarray | None):
-        self.array, self.lengths = array, lengths
+        self.array, self.key, self.lengths = array, key, lengths
         self.may_be_silent = key == "audio"
         self.silent = self.broken = self.cut = 0  # elements of -inf, others not finite; samples cut behind their length
         self.first_broken: tuple[int, int, int] | None = None  # sample, step, feature
@@ -43,6 +43,15 @@ class Stream:
             chunk = to_front(chunk, self.lengths[rows])
         self.padding[rows] = padding_mask(torch.from_numpy(chunk)).numpy()
         return chunk
+
+    def notes(self, place: str) -> list[str]:
+        """Lines about what the chunks lost."""
+        lines = []
+        if self.cut and self.key != "text":  # where BERT leaves numbers
+            lines.append(f"{place}: {self.cut} samples are not all zeros behind their length; that is left out")
+        if self.silent:
+            lines.append(f"{place}: {self.silent} elements of -inf set to 0")
+        return lines
 
     def check_finite(self, place: str) -> None:
         """UserError if a chunk had numbers that were not finite."""
