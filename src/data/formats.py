@@ -103,7 +103,7 @@ def _absent(raw: Any, where: str | Path) -> list[str]:
     return absent
 
 
-def zeros_beside(present: dict[str, np.ndarray]) -> np.ndarray:
+def zeros_beside(present: dict[str, Any]) -> np.ndarray:
     """A stream of zeros, one feature wide, of as many samples and steps as the first that is present."""
     samples, steps, _ = next(iter(present.values())).shape
     return np.broadcast_to(np.float32(0), (samples, steps, 1))
@@ -180,19 +180,24 @@ def with_lengths(raw: Any, splits: dict[str, RawSplit], where: str | Path) -> di
     """The splits of an MMSA file with the lengths of their sequences, without those that have their padding in front.
     The first split, train where there is one, tells on which side that is.
     """
-    told = {name: _told_lengths(raw[name], split, f"{where}, {name}") for name, split in splits.items()}
+    told = {name: _told_lengths(raw[name], split, place_of(name, where)) for name, split in splits.items()}
     first, train = next(iter(splits.items()))
     aligned = "audio" not in told[first] and len({train.shape(key)[1] for key in MODALITY_KEYS}) == 1
     moved: tuple[str, ...] = MODALITY_KEYS
     if aligned:
-        if sum(_tail_votes(train.features[key]) for key in MODALITY_KEYS) < 0:
+        if sum(tail_votes(train.features[key]) for key in MODALITY_KEYS) < 0:
             moved = ()
     else:
-        moved = tuple(key for key in MODALITY_KEYS if _tail_votes(train.features[key]) >= 0)
+        moved = tuple(key for key in MODALITY_KEYS if tail_votes(train.features[key]) >= 0)
     for name, split in splits.items():
         if moved:
             split.lengths.update(_lengths(split, told[name], moved, aligned))
     return splits
+
+
+def place_of(split: str, where: str | Path) -> str:
+    """A split of a file in words, "" for a file that has none."""
+    return f"{where}, {split}" if split else str(where)
 
 
 def _told_lengths(arrays: Any, split: RawSplit, place: str) -> dict[str, np.ndarray]:
@@ -260,7 +265,7 @@ def _lengths(split: RawSplit, told: dict[str, np.ndarray], moved: Iterable[str],
     return dict.fromkeys(moved, np.max(list(lengths.values()), axis=0)) if aligned else lengths
 
 
-def _tail_votes(array: np.ndarray) -> int:
+def tail_votes(array: np.ndarray) -> int:
     """In how many samples the last step alone is all zeros, less those in which the first alone is."""
     first, last = (~array[:, step].any(axis=1) for step in (0, -1))
     release_pages(array)

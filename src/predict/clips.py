@@ -4,36 +4,74 @@ A file may have any splits or none, labels or none. It is a pickle, or an .npz, 
 "id". A stream is an array (N, T, d), a list of N arrays (T_i, d), or one clip, (T, d). Lists are padded in front.
 """
 
+import contextlib
+import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from src.data.file_kinds import read_pickle
-from src.data.formats import MODALITY_KEYS, RawSplit, ids_of, is_mmsa, numbers_in, with_lengths, zeros_beside
+from src.data.formats import (
+    MODALITY_KEYS,
+    RawSplit,
+    ids_of,
+    is_mmsa,
+    numbers_in,
+    place_of,
+    tail_votes,
+    with_lengths,
+    zeros_beside,
+)
+from src.data.safe_pickle import load_arrays
 from src.errors import UserError, printable
+from src.runs.trained import TrainedOn
 
 OF_MMSA = ("audio_lengths", "vision_lengths", "text_bert")
+READ = (*MODALITY_KEYS, "id", *OF_MMSA)  # arrays of an .npz
 Arrays = Mapping[str, Any]  # a split as its file has it
 
 
 def open_clips(path: Path) -> dict[str, Arrays]:
     """The splits of a file by name, "" where it has none; UserError where it is no such file."""
     if not path.is_file():
-        raise UserError(f"{path} is not there; name a data file, or an .npz with {', '.join(MODALITY_KEYS)}")
+        there = "is no file" if path.exists() else "is not there"
+        raise UserError(f"{path} {there}; name a data file, or an .npz with {', '.join(MODALITY_KEYS)}")
     try:
-        if zipfile.is_zipfile(path):
-            with np.load(path, allow_pickle=False) as arrays:
-                raw: Any = dict(arrays)
-        else:
-            with path.open("rb") as file:
-                raw = read_pickle(file, path)
-    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {printable(error)}") from error
-    return splits_of(raw, path)
+        if names := names_in_npz(path):
+            return splits_of(dict.fromkeys(names) | read_npz(path, [name for name in READ if name in names]), path)
+        with path.open("rb") as file:
+            return splits_of(read_pickle(file, path), path)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): {printable(error)}") from error
+
+
+def names_in_npz(path: Path) -> list[str]:
+    """The names of the arrays in an .npz, none where a file is something else."""
+    if not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    return [name.removesuffix(".npy") for name in names] if all(name.endswith(".npy") for name in names) else []
+
+
+def read_npz(path: Path, names: list[str]) -> dict[str, Any]:
+    """Arrays of an .npz, unpacked to files that are mapped and gone from their folder, so that none is in memory."""
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        return {name: read_npy(Path(archive.extract(f"{name}.npy", folder))) for name in names}
+
+
+def read_npy(path: Path) -> Any:
+    """An array of numbers or text, mapped; one of objects as from a pickle, which runs no code."""
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) == (1, 0) and np.lib.format.read_array_header_1_0(file)[2].hasobject:
+            return load_arrays(file)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def splits_of(raw: Any, where: str | Path) -> dict[str, Arrays]:
@@ -51,26 +89,39 @@ def has_streams(split: Any) -> bool:
     return isinstance(split, dict) and any(split.get(key) is not None for key in MODALITY_KEYS)
 
 
-def read_clips(splits: Mapping[str, Arrays], input_dims: tuple[int, ...], where: str | Path) -> dict[str, RawSplit]:
-    """{split: RawSplit}, without labels, for a model that takes features of the widths `input_dims`.
+def read_clips(splits: Mapping[str, Arrays], trained_on: TrainedOn, aligned: bool,
+               where: str | Path) -> dict[str, RawSplit]:
+    """{split: RawSplit}, without labels, for a model and whether it was trained on aligned streams.
 
     A stream of zeros stands in for one that is not there where the model was trained with such a one. UserError where
     streams do not fit the model or each other.
     """
-    read = {name: read_split(split, dict(zip(MODALITY_KEYS, input_dims, strict=True)),
-                             f"{where}, {name}" if name else str(where)) for name, split in splits.items()}
-    if any(is_mmsa(split) or any(split.get(key) is not None for key in OF_MMSA) for split in splits.values()):
+    read = {name: read_split(split, trained_on, aligned, place_of(name, where)) for name, split in splits.items()}
+    lengths = any(split.get(key) is not None for key in OF_MMSA for split in splits.values())
+    listed = any(isinstance(x, Listed) for split in read.values() for x in split.features.values())
+    if lengths and listed:
+        raise UserError(f"{where} has lengths beside lists of clips; cut each clip to its length, and drop "
+                        f"{', '.join(OF_MMSA)}")
+    if lengths or (not listed and any(map(is_mmsa, splits.values()))):
         return with_lengths(splits, read, where)
+    for split in read.values():
+        if behind := [key for key, x in split.features.items() if isinstance(x, np.ndarray) and tail_votes(x) > 0]:
+            split.notes.append(f"of {', '.join(behind)}, more clips end in zeros than begin with them; that fits only "
+                               "a model that was trained on such clips")
     return read
 
 
-def read_split(split: Arrays, widths: Mapping[str, int], place: str) -> RawSplit:
+def read_split(split: Arrays, trained_on: TrainedOn, aligned: bool, place: str) -> RawSplit:
     """The streams and ids of a split."""
-    features = {key: stack(split[key], f"{place} {key}") for key in MODALITY_KEYS if split.get(key) is not None}
+    sizes = dict(zip(MODALITY_KEYS, zip(trained_on.input_dims, trained_on.input_lens, strict=True), strict=True))
+    features = {key: read_stream(split[key], steps, f"{place} {key}") for key, (_, steps) in sizes.items()
+                if split.get(key) is not None}
     counts = {key: len(array) for key, array in features.items()}
     if len(set(counts.values())) > 1:
         raise UserError(f"{place} has " + ", ".join(f"{count} clips of {key}" for key, count in counts.items()))
-    for key, width in widths.items():
+    if aligned:
+        check_aligned(features, place)
+    for key, (width, _) in sizes.items():
         if key not in features and width > 1:
             raise UserError(f"{place} has no {key}, of which the model takes {width} features a step")
         array = features.setdefault(key, zeros_beside(features))
@@ -78,29 +129,71 @@ def read_split(split: Arrays, widths: Mapping[str, int], place: str) -> RawSplit
             raise UserError(f"{place} {key} has {array.shape[2]} features a step; the model takes {width}, those that "
                             "it was trained on")
     samples = len(features["text"])
-    return RawSplit(features, np.empty((samples, 0)), ids_of(listed(split.get("id")), samples, place))
+    return RawSplit(features, np.empty((samples, 0)), ids_of(of_one_clip(split.get("id")), samples, place))
 
 
-def listed(ids: Any) -> Any:
-    """The id of one clip as a list, anything else as it is."""
+def check_aligned(features: Mapping[str, Any], place: str) -> None:
+    """UserError where streams of a clip differ in their steps."""
+    for i, clip in enumerate(zip(*map(steps_of, features.values()), strict=True)):
+        if len(set(clip)) > 1:
+            raise UserError(f"{place} has {', '.join(map(str, clip))} steps of {', '.join(features)} in clip {i}, and "
+                            "the model was trained on aligned streams, which have the same steps")
+
+
+def steps_of(stream: "np.ndarray | Listed") -> list[int]:
+    """The steps of each clip."""
+    return list(map(len, stream.clips)) if isinstance(stream, Listed) else [stream.shape[1]] * len(stream)
+
+
+def of_one_clip(ids: Any) -> Any:
+    """An id as a list, anything else as it is."""
     return [str(ids)] if isinstance(ids, str) or getattr(ids, "shape", None) == () else ids
 
 
-def stack(stream: Any, place: str) -> np.ndarray:
-    """A stream as (N, T, d); UserError where it is none."""
+class Listed:
+    """A list of N arrays (T_i, d) as an array (N, T, d) of at most so many `steps`, which is made a slice at a time.
+
+    Shorter clips are padded in front, of longer ones the end is kept.
+    """
+
+    def __init__(self, clips: list[np.ndarray], steps: int) -> None:
+        longest = max(map(len, clips))
+        self.clips, self.shape = clips, (len(clips), min(longest, steps), clips[0].shape[1])
+        self.cut = sum(len(clip) > steps and bool(clip[:-steps].any()) for clip in clips)  # clips that lose something
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        clips = self.clips[rows]
+        stacked = np.zeros((len(clips), *self.shape[1:]), np.result_type(*clips))
+        for row, clip in zip(stacked, clips, strict=True):
+            row[-len(clip):] = clip[-len(row):]
+        return stacked
+
+
+def read_stream(stream: Any, steps: int, place: str) -> "np.ndarray | Listed":
+    """A stream as (N, T, d), of lists no more than so many steps; UserError where it is none."""
     if isinstance(stream, (list, tuple)) or (isinstance(stream, np.ndarray) and stream.dtype.kind == "O"):
-        clips = [numbers_in(np.asarray(clip), f"{place}, clip {i}") for i, clip in enumerate(stream)]
+        clips = [numbers_in(as_array(clip), f"{place}, clip {i}") for i, clip in enumerate(stream)]
         if not clips or any(clip.ndim != 2 or not clip.size or clip.shape[1] != clips[0].shape[1] for clip in clips):
             raise UserError(f"{place} is no list of arrays (steps, features) of one width")
-        stacked = np.zeros((len(clips), max(map(len, clips)), clips[0].shape[1]), np.float32)
-        for row, clip in zip(stacked, clips, strict=True):
-            row[-len(clip):] = clip
-        return stacked
-    array = numbers_in(stream if isinstance(stream, np.ndarray) else np.asarray(stream), place)
+        return Listed(clips, steps)
+    array = numbers_in(as_array(stream), place)
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(f"{place} has shape {array.shape}; expected (clips, steps, features), or (steps, features)")
     return array
+
+
+def as_array(numbers: Any) -> Any:
+    """An array of a tensor or of nested lists, anything else as it is."""
+    with contextlib.suppress(ValueError, TypeError):  # lists of unequal length, and tensors that numpy does not know
+        if isinstance(numbers, torch.Tensor):
+            numbers = numbers.detach().cpu()
+            return (numbers.float() if numbers.dtype == torch.bfloat16 else numbers).numpy()
+        return np.asarray(numbers)
+    return numbers
 
 
 def fit_to(x: np.ndarray, padding: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -77,6 +77,10 @@ def predict(argv: list[str] | None) -> int:
     asked = parse_arguments(argv)
     if asked.out and asked.out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {asked.out}: its ending says the format, one of {', '.join(FORMATS)}")
+    if asked.out and not asked.out.absolute().parent.is_dir():
+        raise UserError(f"--out {asked.out}: there is no folder {asked.out.parent}")
+    if asked.out and asked.out.exists() and asked.file.exists() and asked.out.samefile(asked.file):
+        raise UserError(f"--out {asked.out} is FILE; write to another one")
     model = load_model(*asked.runs, device=asked.device)
     predictions = model.predict_file(asked.file, shown=sys.stderr.isatty())
     for note in predictions.notes:

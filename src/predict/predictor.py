@@ -12,17 +12,16 @@ from torch import nn
 from tqdm import tqdm
 
 from src.data.conversion import Stream
-from src.data.formats import MODALITY_KEYS, RawSplit
+from src.data.formats import MODALITY_KEYS, RawSplit, place_of
 from src.data.safe_pickle import release_pages
 from src.dataset import Split
 from src.errors import UserError
 from src.predict.clips import fit_to, open_clips, read_clips
-from src.report.read_runs import seed_folders
+from src.report.read_runs import finished_runs
 from src.runs.trained import TrainedOn, load_without_data
 from src.settings import Settings
+from src.train import named
 from src.training.machine import choose_arithmetic, explained, find_device, torch_as_found
-
-LEFT_OUT = "has not finished, and is left out"
 
 
 class Trained(NamedTuple):
@@ -83,14 +82,15 @@ class Predictor:
 
     def answer(self, splits: Mapping[str, Any], where: Path | str, shown: bool = False) -> Predictions:
         """Answers for splits as a file has them."""
-        task, read = self.trained_on.task, read_clips(splits, self.trained_on.input_dims, where)
-        self._check_alignment(read, where)
+        task, read = self.trained_on.task, read_clips(splits, self.trained_on, self.runs[0].settings.aligned, where)
         notes, answers = list(self.notes), []
         with torch_as_found(), tqdm(total=sum(len(split.ids) for split in read.values()), unit="clip", leave=False,
                                     disable=not shown) as bar:
             for name, split in read.items():
-                for batch in self._batches(split, f"{where}, {name}" if name else str(where), notes):
+                for batch in self._batches(split, place_of(name, where), notes):
                     answers.append(np.stack([self._answers_of(run, batch) for run in self.runs]))  # (runs, n, K)
+                    if not np.isfinite(answers[-1]).all():
+                        raise UserError(f"{place_of(name, where)}: an answer is not finite, from {named(batch.ids)}")
                     bar.update(len(batch))
         each = np.concatenate(answers, axis=1)
         return Predictions(
@@ -100,17 +100,11 @@ class Predictor:
             spread=each.std(axis=0, ddof=1) if len(each) > 1 else None, notes=notes,
         )
 
-    def _check_alignment(self, splits: Mapping[str, RawSplit], where: Path | str) -> None:
-        for split in splits.values():
-            steps = [split.shape(key)[1] for key in MODALITY_KEYS]
-            if self.runs[0].settings.aligned and len(set(steps)) > 1:
-                raise UserError(f"{where} has {', '.join(map(str, steps))} steps of {', '.join(MODALITY_KEYS)}, and "
-                                "the model was trained on aligned streams, which have the same steps")
-
     def _batches(self, split: RawSplit, place: str, notes: list[str]) -> Iterator[Split]:
         """The clips as the model takes them, a batch at a time, so that memory does not grow with their number."""
         streams = {key: Stream(split.features[key], key, split.lengths.get(key)) for key in MODALITY_KEYS}
-        lens, cut = dict(zip(MODALITY_KEYS, self.trained_on.input_lens, strict=True)), dict.fromkeys(MODALITY_KEYS, 0)
+        lens = dict(zip(MODALITY_KEYS, self.trained_on.input_lens, strict=True))
+        cut = {key: getattr(stream.array, "cut", 0) for key, stream in streams.items()}
         for start in range(0, len(split.ids), self.batch_size):
             rows, features, padding = slice(start, start + self.batch_size), [], []
             for key, stream in streams.items():
@@ -121,9 +115,8 @@ class Predictor:
                 features.append(torch.from_numpy(x))
                 padding.append(torch.from_numpy(hidden))
             yield Split(tuple(features), tuple(padding), torch.empty(len(features[0]), 0), split.ids[rows])
-        notes += split.notes
-        notes += [f"{place} {key}: {stream.silent} elements of -inf set to 0"
-                  for key, stream in streams.items() if stream.silent]
+        notes += [f"{place}: {note}" for note in split.notes]
+        notes += [line for key, stream in streams.items() for line in stream.notes(f"{place} {key}")]
         notes += [f"{place} {key}: {count} of {len(split.ids)} clips are longer than {lens[key]} steps; "
                   "their end is read"
                   for key, count in cut.items() if count]
@@ -143,7 +136,7 @@ class Predictor:
 def sizes_and_labels(run: Trained) -> tuple:
     """What runs must have in common to answer together."""
     of = run.trained_on
-    return of.input_dims, of.input_lens, of.task.record(), run.settings.aligned
+    return of.input_dims, of.input_lens, of.task.record() | {"class_weights": None}, run.settings.aligned
 
 
 def load_model(*folders: Path | str, device: str = "auto", **changes: Any) -> Predictor:
@@ -152,20 +145,6 @@ def load_model(*folders: Path | str, device: str = "auto", **changes: Any) -> Pr
     `changes` are settings that differ from the runs', such as the precision. UserError where a folder is neither, or a
     run has not finished; of a model's folder such runs are left out, and noted.
     """
-    runs, notes = [], []
+    paths, notes = finished_runs(folders)
     with torch_as_found():
-        for folder in map(Path, folders):
-            for path in runs_in(folder):
-                if path != folder and not (path / "result.json").is_file():
-                    notes.append(f"{path} {LEFT_OUT}")
-                else:
-                    runs.append(Trained(path, *load_without_data(path, device=device, **changes)))
-    if not runs:
-        raise UserError(f"{', '.join(map(str, folders))}: no run has finished there")
-    return Predictor(runs, notes)
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is that of a run, else those of the seeds in it."""
-    inside = [] if (folder / "config.json").exists() else list(seed_folders(folder).values())
-    return inside or [folder]
+        return Predictor([Trained(path, *load_without_data(path, device=device, **changes)) for path in paths], notes)

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -241,6 +242,23 @@ def seed_folders(folder: str | Path) -> dict[int, Path]:
     """{seed: its folder} of the runs in a model folder; runs that were moved aside do not count."""
     found = {path.name.removeprefix("seed"): path for path in Path(folder).glob("seed*") if path.is_dir()}
     return {int(seed): found[seed] for seed in sorted(filter(str.isdecimal, found), key=int)}
+
+
+def finished_runs(folders: Iterable[Path | str]) -> tuple[list[Path], list[str]]:
+    """The finished runs, once each, of folders of a run, or of a model with a run for each seed, and notes on others.
+
+    UserError where a folder has none.
+    """
+    runs: dict[Path, Path] = {}
+    left_out = []
+    for folder in map(Path, folders):
+        inside = list(seed_folders(folder).values()) or [folder]
+        finished = [run for run in inside if read_result(run) is not None]
+        if not finished:
+            raise UserError(f"{folder} is not the folder of a finished run, nor of a model with some")
+        runs |= {run.resolve(): run for run in finished}
+        left_out += [f"{run} has not finished, and is left out" for run in inside if run not in finished]
+    return list(runs.values()), left_out
 
 
 def read_seeds(folder: str | Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from src.errors import Parser, UserError, run_command
 from src.files import write_whole
 from src.report.drawing import LINE_COLORS, LINES, MARKERS, STYLE, WIDTH
 from src.report.escapes import csv_cell, drawn_text, markdown
-from src.report.read_runs import seed_folders
+from src.report.read_runs import finished_runs
 from src.robustness.disturbances import DISTURBANCES, UNITS, disturb, feature_spreads
 from src.runs.result import check_reproduced, difference_of_settings
 from src.runs.run_folder import read_result
@@ -53,17 +53,6 @@ class Measured:
     def main(self, curve: Curve) -> float:
         """The main metric of the task."""
         return statistics.mean(self.metrics[curve][key] for key in self.task.main[1])
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is that of a finished run, else those of the finished seeds in it."""
-    inside = [folder] if (folder / "config.json").is_file() else list(seed_folders(folder).values())
-    if not (finished := [run for run in inside if read_result(run) is not None]):
-        raise UserError(f"{folder} is not the folder of a finished run, nor of a model with some")
-    for run in inside:
-        if run not in finished:
-            print(f"# {run} has not finished, and is left out", file=sys.stderr)
-    return finished
 
 
 def measure(folder: Path, bar: tqdm, **changes: Any) -> Measured:
@@ -181,7 +170,9 @@ def robustness(argv: list[str] | None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     asked = parser.parse_args(argv)
     changes = {"device": asked.device} | ({"data_path": asked.data_path} if asked.data_path else {})
-    folders = list(dict.fromkeys(run for folder in asked.folders for run in runs_in(folder)))
+    folders, left_out = finished_runs(asked.folders)
+    for line in left_out:
+        print(f"# {line}", file=sys.stderr)
     with torch_as_found(), tqdm(total=len(folders) * (1 + len(DISTURBANCES)), unit="evaluation", leave=False,
                                 disable=not sys.stderr.isatty()) as bar:
         measured = [measure(folder, bar, **changes) for folder in folders]

@@ -1,9 +1,11 @@
 """Predictions of finished runs for files and arrays: equal to those of the run in any layout; bad ones named."""
 
+import io
 import json
 import pickle
 import shutil
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -53,6 +55,22 @@ def save(path, content):
     return path
 
 
+def zipped(members):
+    """The bytes of a zip."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def header(shape):
+    """How the .npy file of an array begins."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
 def test_a_file_of_splits_gives_the_predictions_of_the_run(trained, tmp_path, capsys):
     file = save(tmp_path / "all.pkl", make_splits())
     assert command(["predict", str(mult(trained, 1)), str(file), "--out", str(tmp_path / "out.npz")]) == 0
@@ -90,7 +108,7 @@ def test_emotions_come_as_probabilities(trained, tmp_path):
     assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith("'=clip0,")  # no formula
 
 
-def test_arrays_lists_and_single_clips(trained):
+def test_arrays_lists_and_single_clips(trained, tmp_path):
     """Shorter streams are padded in front, of longer ones the end is read; what is cut is counted."""
     test, expected = make_splits()["test"], recorded(mult(trained, 1))["test_predictions"]
     model = load_model(mult(trained, 1), device="cpu")
@@ -101,6 +119,13 @@ def test_arrays_lists_and_single_clips(trained):
     assert np.allclose(found.values, expected, atol=1e-6)
     assert (found.spread, found.notes, len(found)) == (None, [], 6)
     assert np.allclose(model.predict(*(test[key][2] for key in KEYS)).values, expected[2], atol=1e-6)
+    longer = {key: [*clips[key][:5], np.concatenate([np.ones((10**4, DIMS[m])), clips[key][5]])]
+              for m, key in enumerate(KEYS)}
+    found = model.predict(**longer)
+    assert "the clips text: 1 of 6 clips are longer than 6 steps; their end is read" in found.notes
+    assert np.allclose(found.values[:5], expected[:5], atol=1e-6)
+    np.savez(tmp_path / "lists.npz", **{key: np.array([*x, None], dtype=object)[:-1] for key, x in clips.items()})
+    assert np.allclose(model.predict_file(tmp_path / "lists.npz").values, expected, atol=1e-6)
     tensors = [torch.tensor(test[key]) for key in KEYS]
     assert np.array_equal(model.predict(*tensors).values, expected)
     longer = model.predict(np.pad(test["text"], ((0, 0), (3, 0), (0, 0)), constant_values=9), test["audio"],
@@ -119,6 +144,12 @@ def test_padding_behind_is_moved_as_in_training(trained):
                for key in ("audio", "vision")}
     model = load_model(mult(trained, 1), device="cpu")
     assert np.allclose(model.answer({"": {**moved, **lengths}}, "mmsa").values, expected, atol=1e-6)
+    moved["vision"][2, -1] = 9
+    found = model.answer({"": {**moved, **lengths}}, "mmsa")
+    assert np.allclose(found.values, expected, atol=1e-6)
+    assert found.notes == ["mmsa vision: 1 samples are not all zeros behind their length; that is left out"]
+    (note,) = model.predict(**moved).notes
+    assert "of text, audio, vision, more clips end in zeros than begin with them" in note
 
 
 def test_torch_is_left_as_it_was_found(trained):
@@ -146,6 +177,11 @@ def test_torch_is_left_as_it_was_found(trained):
     ({**make_splits()["test"], "text": np.full((6, 6, 12), np.nan, "f4")}, "numbers that are not finite"),
     ({**make_splits()["test"], "text": np.zeros(3, "f4")}, "text has shape (3,); expected (clips, steps, features)"),
     (b"<html>", "is no pickle: it is a web page"),
+    (zipped({"clips/data.pkl": b""}), "is no pickle: it is a file of torch"),
+    (zipped({f"{key}.npy": header((10**9, 10**6, 10)) for key in KEYS}), "mmap length is greater than file size"),
+    ({**make_splits()["test"], "text": [[[1], [2, 3]]] * 6}, "text, clip 0 is a list, not an array of numbers"),
+    ({**{key: list(x) for key, x in make_splits()["test"].items()}, "audio_lengths": [3] * 6},
+     "has lengths beside lists of clips"),
 ])
 def test_what_does_not_fit_is_one_line(trained, tmp_path, capsys, content, words):
     file = tmp_path / "clips.pkl"
@@ -162,21 +198,21 @@ def test_runs_that_cannot_predict_are_one_line(trained, tmp_path, capsys):
     unfinished = tmp_path / "MulT/seed3"
     shutil.copytree(mult(trained, 1), unfinished)
     (unfinished / "result.json").unlink()
-    no_run = "is not the folder of a finished run"
-    for run, words in ((str(unfinished), no_run), (str(tmp_path), no_run),
-                       (str(tmp_path / "MulT"), "no run has finished there")):
-        assert run_command(command, ["predict", run, str(file)]) == 2
+    for run in (unfinished, tmp_path, tmp_path / "MulT", mult(trained, 1) / "checkpoint.pt"):
+        assert run_command(command, ["predict", str(run), str(file)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert words in line
+        assert line == f"error: {run} is not the folder of a finished run, nor of a model with some"
     shutil.copytree(mult(trained, 2), tmp_path / "MulT/seed2")
     shutil.copytree(mult(trained, 1), tmp_path / "MulT/seed2.1")  # moved aside: no further seed
-    assert [run.folder.name for run in load_model(tmp_path / "MulT").runs] == ["seed2"]
+    assert [run.folder.name for run in load_model(tmp_path / "MulT", tmp_path / "MulT/seed2").runs] == ["seed2"]
     assert command(["predict", str(tmp_path / "MulT"), str(file)]) == 0
     assert f"# {unfinished} has not finished, and is left out" in capsys.readouterr().err
     with pytest.raises(UserError, match="other sizes or labels"):
         load_model(mult(trained, 1), trained / "felt/unaligned/PMR/seed1")
-    assert run_command(command, ["predict", str(mult(trained, 1)), str(file), "--out", "out.txt"]) == 2
-    assert "one of .csv, .jsonl, .npz" in capsys.readouterr().err
+    npz = shutil.copy(mult(trained, 1) / "predictions.npz", tmp_path / "clips.npz")
+    for out, words in (("out.txt", "one of .csv, .jsonl, .npz"), (npz, "is FILE"), ("no/x.csv", "is no folder no")):
+        assert run_command(command, ["predict", str(mult(trained, 1)), str(npz), "--out", str(out)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_memory_is_bounded_by_the_batch(trained, tmp_path):
