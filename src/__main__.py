@@ -23,6 +23,7 @@ COMMANDS = {  # name: (module whose main(argv) it is, help)
     "grid": ("src.grid.grid", "train every run of a comparison: what run_all.sh starts"),
     "tune": ("src.search.tune", "search for the settings of a model"),
     "protocol": ("src.search.protocol", "compare settings by a protocol that was written down first"),
+    "asynchrony": ("src.grid.asynchrony", "train on streams whose best predictor is known: does message passing help?"),
     "tables": ("src.report.tables", "write the comparison tables"),
     "plots": ("src.report.plots", "draw the figures"),
     "page": ("src.report.page.page", "write one page of tables, curves, samples and runs"),

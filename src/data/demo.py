@@ -6,6 +6,7 @@ far linear models get.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from src.errors import Parser, run_command
 ALIGNED, UNALIGNED = Setting(), Setting(lags=(2, 4))
 
 
-def make_demo(aligned: bool = False) -> Splits:
-    """The demo in the layout of a data file, always the same."""
-    return make_streams(ALIGNED if aligned else UNALIGNED)
+def make_demo(aligned: bool = False, setting: Setting = UNALIGNED) -> Splits:
+    """The demo, or another unaligned setting, in the layout of a data file, always the same."""
+    return make_streams(replace(setting, lags=ALIGNED.lags, rates=ALIGNED.rates) if aligned else setting)
 
 
 def scores(aligned: bool) -> dict[str, tuple[float, float]]:

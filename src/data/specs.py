@@ -8,11 +8,12 @@ import os
 import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from src.data.demo import make_demo
+from src.data.study import STUDY
 from src.errors import UserError
 from src.tasks import (
     Classification,
@@ -94,6 +95,15 @@ IEMOCAP_CLASSES = ("happy", "sad", "neutral", "angry", "excited", "frustrated")
 RAVDESS_EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 HUMOR, SARCASM = ("not humorous", "humorous"), ("not sarcastic", "sarcastic")
 
+DEMO = DatasetSpec(
+    "demo", "demo", SentimentRegression(),
+    {"batch_size": 32, "lr": 2e-3, "embed_dim": 24, "num_heads": 4, "nlevels": 2, "embed_dropout": 0.0,
+     "attn_dropout": 0.0, "relu_dropout": 0.0, "res_dropout": 0.0, "clip": 1.0, "num_epochs": 15},
+    "this project's choice for its demo", make=make_demo,
+)
+STUDIED = tuple(replace(DEMO, name=studied.name, stem=studied.name, make=studied.make,
+                        paper=DEMO.paper | {"num_epochs": 7}) for studied in STUDY)
+
 KNOWN = (
     DatasetSpec(
         "mosi", "mosi", SentimentRegression(),
@@ -144,18 +154,13 @@ KNOWN = (
                 cluster=r"^(?:\d+-)+(\d+)",  # the actor: the last number of the first field
                 labels_source="zenodo.org/records/1188976; Neutral is neutral or calm",
                 made_by="python -m src ravdess"),
-    DatasetSpec(
-        "demo", "demo", SentimentRegression(),
-        {"batch_size": 32, "lr": 2e-3, "embed_dim": 24, "num_heads": 4, "nlevels": 2, "embed_dropout": 0.0,
-         "attn_dropout": 0.0, "relu_dropout": 0.0, "res_dropout": 0.0, "clip": 1.0, "num_epochs": 15},
-        "this project's choice for its demo", make=make_demo,
-    ),
+    DEMO,
 )
 
 
 def find_spec(name: str) -> DatasetSpec:
     """The spec of a data set: a known one by its name or file stem in any case, else one that its file name makes."""
-    for spec in KNOWN:
+    for spec in (*KNOWN, *STUDIED):
         if name.strip().lower() in (spec.name, spec.stem):
             return spec
     if Path(name).name != name or name in ("", ".", ".."):

@@ -17,18 +17,18 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from src.errors import Parser, UserError, printable, run_command
+from src.errors import Parser, UserError, printable
 from src.grid.estimate import print_estimate
 from src.grid.on_ray import execute_on_ray
 from src.grid.plan import ALIGNMENTS, Run, fetch_missing, plan
-from src.grid.pool import MAIN, execute_here, visible_gpus
+from src.grid.pool import MAIN, execute_here, print_failures, visible_gpus
 from src.models import MODELS
 from src.report.page.page import write_page
 from src.report.plots import make_figures
 from src.report.significance import CLUSTER_HELP, check_pattern
 from src.report.tables import write_tables
 from src.settings import parse_flags
-from src.training.stop import StopRequested, interrupted_by_signals
+from src.training.stop import run_resumable
 
 SEEDS = (1111, 1112, 1113, 1114, 1115)
 
@@ -144,16 +144,10 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
               f"all on one page: {page}")
         for line in problems:
             print(f"# left out: {line}", file=sys.stderr)
-    for run, last_lines in failed:
-        print(f"# FAILED: {run.title}", *(f"#   {line}" for line in last_lines), sep="\n", file=sys.stderr)
+    print_failures(failed)
     return len(failed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the grid; returns the exit code: 0 if all is well, 1 if a run failed or data is missing, 2 for bad input."""
-    try:
-        with interrupted_by_signals():
-            return run_command(run_grid, sys.argv[1:] if argv is None else argv)
-    except StopRequested as stopped:
-        print(f"# stopped by {stopped.signal}; the same command continues with the runs that are left", file=sys.stderr)
-        return int(stopped.code or 0)
+    return run_resumable(run_grid, argv)

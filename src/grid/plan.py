@@ -13,6 +13,7 @@ from src.models import MODELS, ablations_of, takes_unaligned, varies_by_seed
 from src.runs.resume import is_finished
 from src.settings import Settings, parse_flags, resolve
 
+DECIDED = {"model", "dataset", "aligned", "seed", "name", "results_dir"}  # by a command, for each run
 ALIGNMENTS = {"both": (False, True), "aligned": (True,), "unaligned": (False,)}
 
 

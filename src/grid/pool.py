@@ -71,6 +71,12 @@ def execute_here(runs: Sequence[Run], jobs: int, logs: Path) -> Failures:
     return execute(runs, jobs, logs, start)
 
 
+def print_failures(failed: Failures) -> None:
+    """Print the failed runs, on stderr."""
+    for run, last_lines in failed:
+        print(f"# FAILED: {run.title}", *(f"#   {line}" for line in last_lines), sep="\n", file=sys.stderr)
+
+
 @dataclass
 class Job:
     """A run that has been started."""

@@ -24,7 +24,6 @@ import io
 import re
 import shlex
 import statistics
-import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,16 +33,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import rankdata
 
-from src.errors import Parser, UserError, printable, run_command
+from src.errors import Parser, UserError, printable
 from src.files import write_whole
-from src.grid.plan import Run
-from src.grid.pool import execute_here
+from src.grid.plan import DECIDED, Run
+from src.grid.pool import execute_here, print_failures
 from src.options import count
 from src.runs.run_folder import read_result
 from src.settings import parse_flags, resolve
-from src.training.stop import StopRequested, interrupted_by_signals
-
-RESERVED = {"model", "dataset", "aligned", "seed", "name", "results_dir"}
+from src.training.stop import run_resumable
 
 
 class Planned(NamedTuple):
@@ -170,7 +167,7 @@ def run(argv: Sequence[str]) -> int:
     end = argv.index("--") if "--" in argv else len(argv)
     arguments = parser.parse_args(argv[:end])
     others = ["--results_dir", arguments.results_dir, *argv[end + 1:]]
-    if wrong := sorted(RESERVED & set(parse_flags(argv[end + 1:]))):
+    if wrong := sorted(DECIDED & set(parse_flags(argv[end + 1:]))):
         raise UserError(f"--{wrong[0]} cannot stand after --: the protocol decides it")
     path = Path(arguments.file)
     whole, figures = read_protocol(path), path.with_suffix(".csv")
@@ -185,8 +182,7 @@ def run(argv: Sequence[str]) -> int:
         failed = execute_here(left, min(arguments.jobs, len(left)), Path(arguments.results_dir) / "logs")
         losses = collect(figures, runs)
     show(protocol, losses)
-    for run, last_lines in failed:
-        print(f"# FAILED: {run.title}", *(f"#   {line}" for line in last_lines), sep="\n", file=sys.stderr)
+    print_failures(failed)
     return 1 if failed else 0
 
 
@@ -209,9 +205,4 @@ def some(named: dict[str, Any], wanted: Sequence[str] | None, kind: str) -> dict
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the protocol; returns the exit code."""
-    try:
-        with interrupted_by_signals():
-            return run_command(run, sys.argv[1:] if argv is None else list(argv))
-    except StopRequested as stopped:
-        print(f"# stopped by {stopped.signal}; the same command continues", file=sys.stderr)
-        return int(stopped.code or 0)
+    return run_resumable(run, argv)

@@ -5,10 +5,11 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from src.errors import run_command
 from src.training.distributed import is_first, largest, process_count
 
 EXIT_CODES = {  # SLURM sends USR1 ahead of the time limit; HUP comes when a terminal is closed; Windows has neither
@@ -73,6 +74,16 @@ def interrupted_by_signals() -> Iterator[None]:
         yield
     finally:
         restore(handlers)
+
+
+def run_resumable(command: Callable[[list[str]], int | None], argv: Sequence[str] | None) -> int:
+    """Run a command that continues where it was stopped; returns its exit code, that of the signal if one has come."""
+    try:
+        with interrupted_by_signals():
+            return run_command(command, sys.argv[1:] if argv is None else list(argv))
+    except StopRequested as stopped:
+        print(f"# stopped by {stopped.signal}; the same command continues with the runs that are left", file=sys.stderr)
+        return int(stopped.code or 0)
 
 
 def handle_with(handler: Callable) -> dict:
