@@ -43,7 +43,7 @@ class HubTokens(nn.Module):
     def forward(self, streams: Iterable[Sequence]) -> Sequence:
         """Sequences of width d -> Z_C, features (B, K, d)."""
         source, K = join(streams), len(self.queries)
-        Q = Sequence.of(self.queries.expand(len(source.x), -1, -1))  # (B, K, d)
+        Q = Sequence.of(self.queries.expand(source.x.size(0), -1, -1))  # (B, K, d)
         Q = Q._replace(segments=(Segment(K, K, timed=False),))
         Z = self.layer_norm(source.x)
         return Q.on(Q.x + self.cross_attn(Q.x, Z, Z, mask(Q, source)))  # Z_C = Q + CA(Q, LN[Z_L, Z_V, Z_A])

@@ -22,10 +22,8 @@ from src.report.escapes import markdown
 from src.runs.run_folder import read_result
 from src.training.machine import torch_as_found
 
-from modules.position_embedding import sinusoidal_table
-from modules.sequence import causal_counts, causal_steps
+from modules import position_embedding, sequence
 
-KEPT_TENSORS = (sinusoidal_table, causal_counts, causal_steps)  # an export must find and leave none
 CARD = """# {names} on {dataset}, {alignment}
 
     program = torch.export.load("model.pt2").module()
@@ -90,13 +88,19 @@ def export_program(predictor: Predictor) -> torch.export.ExportedProgram:
             warnings.filterwarnings("ignore", "The tensor attributes", UserWarning)  # an LSTM's, which it puts back
             return torch.export.export(Answers(predictor).eval(), clips,
                                        dynamic_shapes=(({0: torch.export.Dim.DYNAMIC},) * 3))
+    except Exception as error:  # a model may do anything
+        names = " and ".join(sorted({run.settings.model for run in predictor.runs}))
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"torch.export does not take {names}: {reason}") from error
     finally:
         clear_kept_tensors()
 
 
 def clear_kept_tensors() -> None:
-    for kept in KEPT_TENSORS:
-        kept.cache_clear()
+    """Empty the caches of the blocks: an export must find and leave no tensors there."""
+    for function in (*vars(position_embedding).values(), *vars(sequence).values()):
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 def card_of(predictor: Predictor) -> str:
@@ -149,12 +153,9 @@ def export(argv: list[str] | None) -> int:
     for note in predictor.notes:
         print(f"# {note}", file=sys.stderr)
     torch.export.save(export_program(predictor), file)
-    try:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        write_whole(asked.out / "model.pt2", file.getbuffer())
-        write_whole(asked.out / "card.md", card_of(predictor).encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        raise UserError(f"OUT {asked.out} cannot be written: {error.strerror}") from error
+    asked.out.mkdir(parents=True, exist_ok=True)
+    write_whole(asked.out / "model.pt2", file.getbuffer())
+    write_whole(asked.out / "card.md", card_of(predictor).encode("utf-8", "backslashreplace"))
     print(f"# wrote {asked.out / 'model.pt2'} and card.md", file=sys.stderr)
     return 0
 

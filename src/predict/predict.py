@@ -90,10 +90,7 @@ def predict(argv: list[str] | None) -> int:
           + (f"mean and standard deviation of {len(model.runs)} runs" if len(model.runs) > 1 else
              f"{model.runs[0].folder}"), file=sys.stderr)
     if asked.out:
-        try:
-            write_whole(asked.out, FORMATS[asked.out.suffix.lower()](predictions))
-        except OSError as error:
-            raise UserError(f"--out {asked.out} cannot be written: {error.strerror}") from error
+        write_whole(asked.out, FORMATS[asked.out.suffix.lower()](predictions))
         print(f"# wrote {asked.out}", file=sys.stderr)
     else:
         sys.stdout.write(as_csv(predictions).decode())

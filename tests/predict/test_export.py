@@ -6,8 +6,9 @@ import torch
 
 from main import main
 from src.__main__ import run as command
-from src.errors import run_command
+from src.errors import UserError, run_command
 from src.models import MODELS, takes_unaligned
+from src.predict.export import export_program
 from src.predict.predictor import load_model
 from tests.data_files import make_splits, write_dataset
 
@@ -49,6 +50,10 @@ def test_every_model_is_exported(tmp_path, model):
     check(train(tmp_path, model), tmp_path / "out")
 
 
+def test_a_hub_of_tokens_is_exported(tmp_path):
+    check(train(tmp_path, "PMR", "--hub_tokens", "3", "--modalities", "l"), tmp_path / "out")
+
+
 def test_emotions_are_exported_as_probabilities_in_float32(tmp_path):
     check(train(tmp_path, "LF-LSTM", "--precision", "float64", kind="emotion"), tmp_path / "out")
     assert "the probability of a label" in (tmp_path / "out/card.md").read_text()
@@ -65,4 +70,18 @@ def test_a_card_tells_of_the_runs(tmp_path, capsys):
     assert run_command(command, ["export", str(runs), str(tmp_path / "file/out")]) == 2
     assert run_command(command, ["export", str(tmp_path), str(tmp_path / "out")]) == 2
     wrong, no_run = capsys.readouterr().err.splitlines()[-2:]
-    assert "cannot be written" in wrong and "is not the folder of a finished run" in no_run
+    assert wrong.startswith("error: Not a directory: ") and "is not the folder of a finished run" in no_run
+
+
+class Choosing(torch.nn.Module):
+    """A model whose path depends on its numbers."""
+
+    def forward(self, text, audio, vision):
+        return (text if text.sum() > 0 else -text).sum(dim=(1, 2)), None
+
+
+def test_a_model_that_cannot_be_exported_is_one_line(tmp_path):
+    predictor = load_model(train(tmp_path, "Linear"))
+    predictor.runs = [predictor.runs[0]._replace(model=Choosing())]
+    with pytest.raises(UserError, match=r"^torch.export does not take Linear: .*data-dependent.*$"):
+        export_program(predictor)
