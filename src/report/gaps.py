@@ -9,7 +9,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,6 +22,10 @@ from src.report.table_formats import markdown_table
 
 HALF = 0.5  # of the gap
 LEAVES, LOSES = "leaves less of the gap", "loses less to {}"  # than another model
+
+EASIER: dict[str, dict[str, Any]] = {  # the setting that a loss is against
+    "the lag": {"lag": 0}, "the second hop": {"hops": 1}, "the control": {"control": ""},
+}
 
 Values = dict[int, float]  # by seed
 Effect = tuple[str, str]  # the words of a claim and the title of a setting
@@ -67,12 +71,10 @@ def effects(gaps: Gaps, model: str) -> dict[Effect, Values]:
     the second hop or the control.
     """
     shares = {studied: gap.shares(model) for studied, gap in gaps.items() if gap.learned and model in gap.models}
-    found: dict[Effect, Values] = {}
-    for studied, values in shares.items():
-        found[LEAVES, studied.title] = values
-        easier = {"the lag": studied._replace(lag=0), "the second hop": studied._replace(hops=1),
-                  studied.control: studied._replace(control="")}
-        for what, base in easier.items():
+    found: dict[Effect, Values] = {(LEAVES, studied.title): values for studied, values in shares.items()}
+    for what, easier in EASIER.items():
+        for studied, values in shares.items():
+            base = studied._replace(**easier)
             if base != studied and base in shares:
                 found[LOSES.format(what), studied.title] = {
                     seed: values[seed] - shares[base][seed] for seed in values.keys() & shares[base].keys()}
@@ -158,12 +160,13 @@ def draw(gaps: Gaps, models: Sequence[str]) -> Figure:
             points = {lag: limits(gap.shares(model)) for lag, gap in inside.items() if model in gap.models}
             means = [mean for mean, _, _ in points.values()]
             half_widths = [(high - low) / 2 for _, low, high in points.values()]
-            axes.errorbar([lag + 0.12 * (i - len(models) / 2) for lag in points], means, half_widths, fmt=dashes,
+            axes.errorbar([lag + 0.18 * (i - (len(models) - 1) / 2) for lag in points], means, half_widths, fmt=dashes,
                           color=color, marker=marker, mec="black", mew=0.5, ms=4.5, lw=1.5, capsize=2.5, label=model)
         axes.axhline(HALF, color="0.5", lw=1, label="half of the gap")
         axes.set_xticks(list(inside))
         axes.set_xlabel("lag of vision in frames (audio: half of it)")
         axes.set_title(title)
+    panels[0].set_ylim(bottom=min(0, panels[0].get_ylim()[0]))
     panels[0].set_ylabel("share of the gap left\n(0: oracle, 1: train mean)")
     figure.suptitle("Asynchrony: mean and 95 % interval over seeds")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, handlelength=3.5)
