@@ -24,7 +24,7 @@ from modules.pmr_layer import (
 )
 from modules.position_embedding import PositionEmbedding
 from modules.record import OFF, Decisions, Record
-from modules.sequence import Segment, Sequence, join, mask
+from modules.sequence import Mask, Segment, Sequence, join
 from modules.transformer import TransformerEncoder
 from src.options import CAUSAL_MASK
 
@@ -45,13 +45,14 @@ class ReportUnit(ModalityReinforcementUnit):
         super().__init__(*args, **rates)
         self.self_attn = self.cross_attn
 
-    def forward(self, source: Sequence, target: Sequence, record: Record = OFF) -> Sequence:
-        """The target, reinforced: features (B, T_t, d)."""
-        Z_s, Z_t = self.layer_norm(source.x), self.layer_norm(target.x)
-        cross_branch = self.cross_attn(Z_t, Z_s, Z_s, mask(target, source, self.attn_mask), record)  # (B, T_t, d)
-        self_branch = self.self_attn(Z_t, Z_t, Z_t, mask(target, target, self.attn_mask))  # (B, T_t, d)
-        cross_branch, self_branch = (self.res_dropout.added_to(target.x, x) for x in (cross_branch, self_branch))
-        return target.on(self.ffn(self.filter(self_branch, cross_branch, record.of("filter"))))
+    def reinforce(self, source: Tensor, target: Tensor, cross_mask: Mask | None, self_mask: Mask | None,
+                  record: Record = OFF) -> Tensor:
+        """Source (B, T_s, d) and target (B, T_t, d) -> (B, T_t, d)."""
+        Z_s, Z_t = self.layer_norm(source), self.layer_norm(target)
+        cross_branch = self.cross_attn(Z_t, Z_s, Z_s, cross_mask, record)  # (B, T_t, d)
+        self_branch = self.self_attn(Z_t, Z_t, Z_t, self_mask)  # (B, T_t, d)
+        cross_branch, self_branch = (self.res_dropout.added_to(target, x) for x in (cross_branch, self_branch))
+        return self.ffn(self.filter(self_branch, cross_branch, record.of("filter")))
 
 
 class ReportUpdate(MessageUpdateModule):

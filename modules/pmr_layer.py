@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from modules.layers import Dropout, FeedForward, LayerNorm
 from modules.multihead_attention import MultiheadAttention
 from modules.record import OFF, Record
-from modules.sequence import Segment, Sequence, join, mask
+from modules.sequence import Mask, Segment, Sequence, join, mask
 
 
 class HubTokens(nn.Module):
@@ -87,14 +87,19 @@ class ModalityReinforcementUnit(nn.Module):
 
     def forward(self, source: Sequence, target: Sequence, record: Record = OFF) -> Sequence:
         """The target, reinforced: features (B, T_t, d)."""
-        Z_s, Z_t = self.layer_norm(source.x), self.layer_norm(target.x)
         cross_mask = mask(target, source, self.attn_mask)
         self_mask = mask(target, target, self.attn_mask, self.self_window)
+        return target.on(self.reinforce(source.x, target.x, cross_mask, self_mask, record))
+
+    def reinforce(self, source: Tensor, target: Tensor, cross_mask: Mask | None, self_mask: Mask | None,
+                  record: Record = OFF) -> Tensor:
+        """Source (B, T_s, d) and target (B, T_t, d) -> (B, T_t, d)."""
+        Z_s, Z_t = self.layer_norm(source), self.layer_norm(target)
         cross_branch = self.cross_attn(Z_t, Z_s, Z_s, cross_mask, record)  # CA(Z_t, Z_s): (B, T_t, d)
         self_branch = self.self_attn(Z_t, Z_t, Z_t, self_mask)  # SA(Z_t): (B, T_t, d)
         mixed = self.filter(self_branch, cross_branch, record.of("filter"))  # (B, T_t, d)
-        mixed = self.res_dropout.added_to(target.x, mixed) if self.residual else self.res_dropout(mixed)
-        return target.on(self.ffn(mixed))
+        mixed = self.res_dropout.added_to(target, mixed) if self.residual else self.res_dropout(mixed)
+        return self.ffn(mixed)
 
 
 class LowRankMessageWeights(nn.Module):

@@ -4,6 +4,7 @@ src/data/specs.py names the file of a data set, src/data/formats.py describes it
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +25,7 @@ from modules.sequence import Sequence, first_real_steps
 
 SAMPLES_LOOKED_AT = 64  # of each split, so that the fingerprint of a large data set takes no time
 WINDOW = 16  # batches that are sorted together
+FEW = 4  # lengths that a trimmed stream has where they are to be few
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Split:
     padding: tuple  # three (N, T_m) bool tensors, True where a step is padding
     labels: torch.Tensor  # (N, 1) float32 or (N, K) int64
     ids: list  # N strings
+    few_lengths: bool = field(default=False, kw_only=True)  # whether trimmed streams have one of a FEW lengths
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,6 +60,8 @@ class Split:
         indices = torch.as_tensor(indices)
         there = indices.to(self.features[0].device)
         cuts = self.first_real_steps[:, indices].amin(dim=1).tolist() if trimmed else [0] * len(self.features)
+        if self.few_lengths:
+            cuts = [cut - cut % math.ceil(x.size(1) / FEW) for x, cut in zip(self.features, cuts, strict=True)]
         streams = tuple(
             Sequence.of(x[:, cut:][there].to(device), padding[:, cut:][there].to(device), cut)
             for x, padding, cut in zip(self.features, self.padding, cuts, strict=True)
@@ -98,6 +103,10 @@ class Dataset:
     def to(self, device: str | torch.device) -> "Dataset":
         """The data set with its splits on a device."""
         return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
+
+    def of_few_lengths(self) -> "Dataset":
+        """The data set with few lengths of trimmed streams, for each of which a GPU keeps graphs."""
+        return replace(self, splits={name: replace(split, few_lengths=True) for name, split in self.splits.items()})
 
 
 def load_dataset(spec: DatasetSpec, data_path: str | Path = "data", aligned: bool = False,

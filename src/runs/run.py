@@ -66,6 +66,8 @@ def prepare(settings: Settings, wanted: tuple[str, ...] = SPLITS) -> Prepared:
         "data": fingerprint(dataset), "data_file": dataset.source, "environment": environment(device),
     }
     dataset = dataset.to(find_data_device(settings.data_device, device, dataset.nbytes))
+    if settings.compile and device.type == "cuda":
+        dataset = dataset.of_few_lengths()
     return Prepared(settings, dataset, speed_up(model, device, settings.precision, settings.compile), device, config)
 
 

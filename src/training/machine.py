@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from src.errors import UserError
+from src.training.compiled import compile_layers
 from src.training.distributed import process_count
 
 from modules import kernels
@@ -91,14 +92,14 @@ def find_data_device(name: str, device: torch.device, size: int) -> torch.device
 
 
 def speed_up(model: nn.Module, device: torch.device, precision: str = "float32", compiled: bool = False) -> nn.Module:
-    """Let a model compute in bfloat16 where that is safe, its predictions in float32, or in float64; and compile it."""
+    """Let a model compute in bfloat16 where that is safe, its predictions in float32, or in float64; compile layers."""
     if precision == "bfloat16":
         forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
         model.forward = lambda *streams, **asked: tuple(x.float() for x in forward(*streams, **asked))
     if precision == "float64":
         model.double()
     if compiled:
-        model.compile()
+        compile_layers(model, device)
     return model
 
 
