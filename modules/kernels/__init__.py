@@ -5,7 +5,7 @@
     dropout        by itself, of a relu, or added to a residual          one pass over memory for all of it
 
 The kernels compute in float32 on a CPU, outside torch.compile, if a C++ compiler is found: they are built on first use
-(cpu_library.py). All else, GPUs included, takes the plain torch code that stands beside each call. Both compute the
+(build.py). All else, GPUs included, takes the plain torch code that stands beside each call. Both compute the
 same; only dropout draws other samples. Plain attention with dropout takes memory that grows with the square of the
 length, or with the length times the window where there is one.
 
@@ -38,7 +38,7 @@ def state() -> str:
     """Whether training on a CPU uses the kernels, and if not, why."""
     if not _switched_on:
         return "off: PMR_CPU_KERNELS is 0, and training on a CPU is slower"
-    return "compiled" if library() else "none: there is no C++ compiler, and training on a CPU is slower"
+    return "compiled" if library() else "none: there is no C++ compiler that works, and training on a CPU is slower"
 
 
 def usable(x: Tensor) -> bool:

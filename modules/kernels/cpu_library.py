@@ -1,22 +1,14 @@
-"""Builds and loads cpu_kernels.cpp.
-
-The library is built on first use, in about three seconds. It stays in the user's cache folder, under a name that
-changes with its source, the compiler and the processor. torch's own builder of extensions would need its headers,
-ninja and a minute for the same.
-"""
+"""The library of cpu_kernels.cpp, which is built on first use, in about three seconds."""
 
 import ctypes
 import functools
-import hashlib
 import os
-import platform
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from modules.kernels import build
+
 SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-std=c++17")
 INT, POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -57,17 +49,13 @@ class Norm(ctypes.Structure):
 
 @functools.cache
 def library() -> Any:
-    """The loaded library, or None where it cannot be built."""
-    compiler = os.environ.get("CXX", "c++")
+    """The loaded library, or None where there is no compiler or, with a line, it fails. The next process tries anew."""
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-        identity = b"\0".join((SOURCE.read_bytes(), version, *map(str.encode, FLAGS), processor()))
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pmr-mult"
-        path = cache / f"cpu_kernels-{hashlib.sha256(identity).hexdigest()[:16]}.so"
-        if not path.exists():
-            build(compiler, path)
-        loaded = ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.CalledProcessError):
+        loaded = build.load(SOURCE, os.environ.get("CXX", "c++"))
+    except FileNotFoundError:  # there is no compiler, as the log says
+        return None
+    except OSError as error:
+        build.say(f"{error}; torch computes in their place, about half as fast, until a later start can build them")
         return None
     dropout = [INT, ctypes.c_uint32, ctypes.c_float, ctypes.c_uint64, ctypes.c_int]
     for name, arguments in {
@@ -80,21 +68,3 @@ def library() -> Any:
         getattr(loaded, name).argtypes, getattr(loaded, name).restype = arguments, None
     return loaded
 
-
-def build(compiler: str, path: Path) -> None:
-    """Compile the source into a library at `path`. It takes OpenMP from torch, and so shares torch's threads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        compiled, linked = Path(folder, "compiled.o"), Path(folder, "linked.so")
-        for arguments in ((*FLAGS, "-c", SOURCE, "-o", compiled), ("-shared", compiled, "-o", linked)):
-            subprocess.run([compiler, *map(str, arguments)], capture_output=True, check=True)
-        linked.replace(path)
-
-
-def processor() -> bytes:
-    """What tells the instructions of this processor from those of another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_bytes().splitlines()
-    except OSError:
-        return f"{platform.processor()} {platform.machine()}".encode()
-    return b"".join(sorted({line for line in lines if line.startswith((b"flags", b"Features", b"model name"))}))
