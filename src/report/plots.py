@@ -220,7 +220,7 @@ def draw_pairs_of(group: Group, trial: str, result: dict[str, Any], out: str | P
 def draw_learned(group: str, stem: str, trial: str, result: dict[str, Any], out: str | Path, sample: str | None,
                  data_path: str | None) -> Iterator:
     """Draw what a PMR decides on the test split; yields a line for each figure that is written or left out."""
-    moved = {} if data_path is None else {"data_path": data_path}
+    moved: dict[str, Any] = {} if data_path is None else {"data_path": data_path}
     try:
         model, dataset, settings, _ = load_trained(result["folder"], device="auto", **moved)
     except OutdatedRunError as error:

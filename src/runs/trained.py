@@ -25,16 +25,19 @@ class TrainedOn(NamedTuple):
     task: Task
 
 
-def load_trained(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, Dataset, Settings, int]:
+def load_trained(folder: Path | str, dataset: Dataset | None = None,
+                 **changes: Any) -> tuple[torch.nn.Module, Dataset, Settings, int]:
     """The model of a run on its device, built from the checkpoint alone, its data set, its settings, and its epoch.
 
-    `changes` are settings that differ from the run's, such as the device or the folder of the data. UserError where the
-    checkpoint is not one of this code, does not fit the data, or would give other numbers now.
+    The data set is read unless it is given. `changes` are settings that differ from the run's, such as the device or
+    the folder of the data. UserError where the checkpoint is not one of this code, does not fit the data, or would give
+    other numbers now.
     """
     checkpoint, settings = read_checkpoint(folder, changes)
-    task = recorded_task(checkpoint, settings, f"{folder}/checkpoint.pt")
-    dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir,
-                           asked=replace(settings.asked, recorded=task))
+    if dataset is None:
+        task = recorded_task(checkpoint, settings, f"{folder}/checkpoint.pt")
+        dataset = load_dataset(settings.spec, settings.data_path, settings.aligned, settings.cache_dir,
+                               asked=replace(settings.asked, recorded=task))
     return restore(checkpoint, settings, dataset, folder), dataset, settings, checkpoint["epoch"]
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from main import main
 from src.__main__ import run as command
+from src.dataset import load_dataset
 from src.errors import run_command
+from src.runs import trained as trained_model
 from tests.data_files import make_splits, write_dataset
 
 SMALL = ("--num_epochs", "2", "--batch_size", "4", "--preset", "stock", "--device", "cpu", "--dataset", "mine")
@@ -29,9 +31,11 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_models_stand_side_by_side_and_start_at_their_results(trained, tmp_path, capsys):
-    runs = trained / "results/mine/unaligned"
+def test_models_stand_side_by_side_and_start_at_their_results(trained, tmp_path, capsys, monkeypatch):
+    runs, read = trained / "results/mine/unaligned", []
+    monkeypatch.setattr(trained_model, "load_dataset", lambda *a, **b: read.append(a) or load_dataset(*a, **b))
     assert command(["robustness", str(runs / "PMR"), str(runs / "LF-LSTM/seed1"), "--out", str(tmp_path)]) == 0
+    assert len(read) == 1
     out = capsys.readouterr().out
     assert "| missing language, share of samples | 0 | 0.1 | 0.3 | 0.5 | 0.7 | 0.9 |" in out
     rows = list(csv.DictReader((tmp_path / "mine_unaligned_robustness.csv").open(encoding="utf-8")))
@@ -65,6 +69,8 @@ def test_data_that_is_gone_is_one_line(trained, tmp_path, capsys):
     run = str(trained / "results/mine/unaligned/PMR/seed1")
     assert run_command(command, ["robustness", run, "--data_path", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "mine_data_noalign.pkl is missing" in capsys.readouterr().err
+    assert run_command(command, ["robustness", run, "--out", str(trained / "data/mine_data_noalign.pkl")]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
 
 
 def test_only_finished_seeds_of_a_model_count(trained, tmp_path, capsys):
