@@ -103,10 +103,10 @@ def _absent(raw: Any, where: str | Path) -> list[str]:
     return absent
 
 
-def zeros_beside(present: dict[str, Any]) -> np.ndarray:
-    """A stream of zeros, one feature wide, of as many samples and steps as the first that is present."""
+def zeros_beside(present: dict[str, Any], width: int = 1) -> np.ndarray:
+    """A stream of zeros, so many features wide, of as many samples and steps as the first that is present."""
     samples, steps, _ = next(iter(present.values())).shape
-    return np.broadcast_to(np.float32(0), (samples, steps, 1))
+    return np.broadcast_to(np.float32(0), (samples, steps, width))
 
 
 def numbers_in(array: Any, where: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from src.data.formats import (
 )
 from src.data.safe_pickle import load_arrays
 from src.errors import UserError, printable
-from src.runs.trained import TrainedOn
 
 OF_MMSA = ("audio_lengths", "vision_lengths", "text_bert")
 READ = (*MODALITY_KEYS, "id", *OF_MMSA)  # arrays of an .npz
@@ -89,14 +88,22 @@ def has_streams(split: Any) -> bool:
     return isinstance(split, dict) and any(split.get(key) is not None for key in MODALITY_KEYS)
 
 
-def read_clips(splits: Mapping[str, Arrays], trained_on: TrainedOn, aligned: bool,
+class Taken(NamedTuple):
+    """What a model takes of a stream."""
+
+    width: int  # features
+    steps: int
+    needed: bool  # whether the stream has to be there
+
+
+def read_clips(splits: Mapping[str, Arrays], taken: Mapping[str, Taken], aligned: bool,
                where: str | Path) -> dict[str, RawSplit]:
     """{split: RawSplit}, without labels, for a model and whether it was trained on aligned streams.
 
-    A stream of zeros stands in for one that is not there where the model was trained with such a one. UserError where
-    streams do not fit the model or each other.
+    Zeros stand in for a stream that is not there and need not be. UserError where streams do not fit the model or each
+    other.
     """
-    read = {name: read_split(split, trained_on, aligned, place_of(name, where)) for name, split in splits.items()}
+    read = {name: read_split(split, taken, aligned, place_of(name, where)) for name, split in splits.items()}
     lengths = any(split.get(key) is not None for key in OF_MMSA for split in splits.values())
     listed = any(isinstance(x, Listed) for split in read.values() for x in split.features.values())
     if lengths and listed:
@@ -111,20 +118,19 @@ def read_clips(splits: Mapping[str, Arrays], trained_on: TrainedOn, aligned: boo
     return read
 
 
-def read_split(split: Arrays, trained_on: TrainedOn, aligned: bool, place: str) -> RawSplit:
+def read_split(split: Arrays, taken: Mapping[str, Taken], aligned: bool, place: str) -> RawSplit:
     """The streams and ids of a split."""
-    sizes = dict(zip(MODALITY_KEYS, zip(trained_on.input_dims, trained_on.input_lens, strict=True), strict=True))
-    features = {key: read_stream(split[key], steps, f"{place} {key}") for key, (_, steps) in sizes.items()
+    features = {key: read_stream(split[key], of.steps, f"{place} {key}") for key, of in taken.items()
                 if split.get(key) is not None}
     counts = {key: len(array) for key, array in features.items()}
     if len(set(counts.values())) > 1:
         raise UserError(f"{place} has " + ", ".join(f"{count} clips of {key}" for key, count in counts.items()))
     if aligned:
         check_aligned(features, place)
-    for key, (width, _) in sizes.items():
-        if key not in features and width > 1:
+    for key, (width, _, needed) in taken.items():
+        if key not in features and needed:
             raise UserError(f"{place} has no {key}, of which the model takes {width} features a step")
-        array = features.setdefault(key, zeros_beside(features))
+        array = features.setdefault(key, zeros_beside(features, width))
         if array.shape[2] != width:
             raise UserError(f"{place} {key} has {array.shape[2]} features a step; the model takes {width}, those that "
                             "it was trained on")

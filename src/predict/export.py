@@ -19,6 +19,8 @@ from src.errors import Parser, UserError, run_command
 from src.files import write_whole
 from src.predict.predictor import Predictor, load_model
 from src.report.escapes import markdown
+from src.report.read_runs import seed_folders
+from src.runs.result import NOT_OF_THE_OUTCOME
 from src.runs.run_folder import read_result
 from src.training.machine import torch_as_found
 
@@ -107,10 +109,11 @@ def card_of(predictor: Predictor) -> str:
     """The card, in Markdown."""
     results: list[dict[str, Any]] = [read_result(run.folder) or {} for run in predictor.runs]
     first, of, task = results[0], predictor.trained_on, predictor.trained_on.task
+    models, datasets = (" and ".join(sorted({result[key] for result in results})) for key in ("model", "dataset"))
     weak = sorted({name for result in results for name in result["no_better_on"]})
     shapes = zip(MODALITY_KEYS, of.input_lens, of.input_dims, strict=True)
     return CARD.format(
-        names=" and ".join(sorted({result["model"] for result in results})), dataset=markdown(first["dataset"]),
+        names=models, dataset=markdown(datasets),
         alignment="aligned" if first["aligned"] else "unaligned", runs=len(results), count=len(task.labels),
         kind=task.kind_of_answer, labels=markdown(", ".join(task.labels)), protocol=first["protocol"],
         inputs="\n".join(f"| {key} | (N, {steps}, {width}) |" for key, steps, width in shapes),
@@ -137,8 +140,9 @@ def metric_row(title: str, name: str, results: list[dict[str, Any]]) -> str:
 
 
 def settings_of(results: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Each setting as the runs have it."""
-    names = dict.fromkeys(name for result in results for name in result["settings"])
+    """Each setting that decides the outcome, as the runs have it."""
+    names = dict.fromkeys(name for result in results for name in result["settings"]
+                          if name == "seed" or name not in NOT_OF_THE_OUTCOME)
     return {name: [str(result["settings"].get(name)) for result in results] for name in names}
 
 
@@ -149,6 +153,8 @@ def export(argv: list[str] | None) -> int:
                         help="folder of a finished run, or of a model: all its seeds")
     parser.add_argument("out", metavar="OUT", type=Path, help="a folder, made if it is not there")
     asked = parser.parse_args(argv)
+    if (asked.out / "config.json").exists() or seed_folders(asked.out):
+        raise UserError(f"OUT {asked.out} has runs; name another folder after them")
     predictor, file = load_model(*asked.runs, device="cpu", precision="float32"), io.BytesIO()
     for note in predictor.notes:
         print(f"# {note}", file=sys.stderr)

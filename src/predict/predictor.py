@@ -16,12 +16,14 @@ from src.data.formats import MODALITY_KEYS, RawSplit, place_of
 from src.data.safe_pickle import release_pages
 from src.dataset import Split
 from src.errors import UserError
-from src.predict.clips import fit_to, open_clips, read_clips
+from src.predict.clips import Taken, fit_to, open_clips, read_clips
 from src.report.read_runs import finished_runs
 from src.runs.trained import TrainedOn, load_without_data
 from src.settings import Settings
 from src.train import named
 from src.training.machine import choose_arithmetic, explained, find_device, torch_as_found
+
+from modules.multimodal import MODALITIES
 
 
 class Trained(NamedTuple):
@@ -82,7 +84,7 @@ class Predictor:
 
     def answer(self, splits: Mapping[str, Any], where: Path | str, shown: bool = False) -> Predictions:
         """Answers for splits as a file has them."""
-        task, read = self.trained_on.task, read_clips(splits, self.trained_on, self.runs[0].settings.aligned, where)
+        task, read = self.trained_on.task, read_clips(splits, self._taken(), self.runs[0].settings.aligned, where)
         notes, answers = list(self.notes), []
         with torch_as_found(), tqdm(total=sum(len(split.ids) for split in read.values()), unit="clip", leave=False,
                                     disable=not shown) as bar:
@@ -99,6 +101,14 @@ class Predictor:
             labels=tuple(task.labels), kind=task.kind_of_answer, values=each.mean(axis=0),
             spread=each.std(axis=0, ddof=1) if len(each) > 1 else None, notes=notes,
         )
+
+    def _taken(self) -> dict[str, Taken]:
+        """What the runs take of each stream. One that takes part in none, or was zeros in training, need not be there.
+        """
+        used = {m for run in self.runs for m in run.settings.options.get("modalities", MODALITIES)}
+        of = self.trained_on
+        return {key: Taken(width, steps, width > 1 and m in used) for key, m, width, steps
+                in zip(MODALITY_KEYS, MODALITIES, of.input_dims, of.input_lens, strict=True)}
 
     def _batches(self, split: RawSplit, place: str, notes: list[str]) -> Iterator[Split]:
         """The clips as the model takes them, a batch at a time, so that memory does not grow with their number."""

@@ -66,7 +66,11 @@ def test_a_card_tells_of_the_runs(tmp_path, capsys):
     card = (tmp_path / "out/card.md").read_text()
     assert card.startswith("# EF-LSTM on mine") and "| text | (N, " in card and "mean of 2 runs" in card
     assert "- seed: 1, 2\n" in card
+    assert "data_path" not in card
     (tmp_path / "file").write_text("")
+    for out in (runs, runs / "seed1"):
+        assert run_command(command, ["export", str(runs), str(out)]) == 2
+        assert capsys.readouterr().err.endswith(f"error: OUT {out} has runs; name another folder after them\n")
     assert run_command(command, ["export", str(runs), str(tmp_path / "file/out")]) == 2
     assert run_command(command, ["export", str(tmp_path), str(tmp_path / "out")]) == 2
     wrong, no_run = capsys.readouterr().err.splitlines()[-2:]

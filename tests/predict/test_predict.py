@@ -152,6 +152,17 @@ def test_padding_behind_is_moved_as_in_training(trained):
     assert "of text, audio, vision, more clips end in zeros than begin with them" in note
 
 
+def test_a_stream_that_takes_no_part_need_not_be_there(tmp_path):
+    write_dataset(tmp_path, "mine", make_splits(), aligned=False)
+    assert main(["--model", "PMR", "--modalities", "l", "--dataset", "mine", "--seed", "1", *SMALL, "--results_dir",
+                 str(tmp_path / "results"), "--data_path", str(tmp_path)]) == 0
+    run = tmp_path / "results/mine/unaligned/PMR/seed1"
+    model, test = load_model(run), make_splits()["test"]
+    assert np.allclose(model.predict(test["text"]).values, recorded(run)["test_predictions"], atol=1e-6)
+    with pytest.raises(UserError, match="has no text, of which the model takes 12 features a step"):
+        model.predict(audio=test["audio"])
+
+
 def test_torch_is_left_as_it_was_found(trained):
     state = torch.get_rng_state()
     torch.use_deterministic_algorithms(True, warn_only=True)
