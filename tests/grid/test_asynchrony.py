@@ -1,12 +1,14 @@
 """The command of the study: it trains what is missing, goes on where it was stopped, and writes the same then."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from main import main
 from src.data import study
+from src.data.demo import UNALIGNED
 from src.grid import asynchrony
 from src.training.stop import StopRequested
 
@@ -67,6 +69,10 @@ def test_wrong_arguments_are_one_line(argv, words, tmp_path, monkeypatch, capsys
     assert asynchrony.main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+def test_the_demo_is_one_of_the_settings():
+    assert replace(study.Studied(1, 4).setting(), samples=UNALIGNED.samples) == UNALIGNED
 
 
 @pytest.mark.parametrize("studied", study.STUDY, ids=lambda s: s.name)
