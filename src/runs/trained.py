@@ -10,7 +10,7 @@ from src.dataset import Dataset, load_dataset
 from src.errors import UserError, printable
 from src.models import build
 from src.runs.result import is_count
-from src.runs.run_folder import check_numbers, load_checkpoint, read_result
+from src.runs.run_folder import check_numbers, load_checkpoint
 from src.settings import Settings, read_settings
 from src.tasks import SentimentRegression, Task, task_of_result
 from src.training.machine import choose_arithmetic, explained, find_device, speed_up
@@ -42,9 +42,7 @@ def load_trained(folder: Path | str, dataset: Dataset | None = None,
 
 
 def load_without_data(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, TrainedOn, Settings]:
-    """The model of a run as by `load_trained`, without its data set. UserError too where the run has not finished."""
-    if read_result(folder) is None:
-        raise UserError(f"{folder} is not the folder of a finished run: it has no result.json")
+    """The model of a run as by `load_trained`, without its data set."""
     checkpoint, settings = read_checkpoint(folder, changes)
     path, config = f"{folder}/checkpoint.pt", checkpoint["config"]
     if (task := recorded_task(checkpoint, settings, path)) is None:

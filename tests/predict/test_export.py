@@ -22,7 +22,8 @@ def train(folder, model, *flags, kind="sentiment"):
     (folder / "data").mkdir(exist_ok=True)
     write_dataset(folder / "data", "mine", make_splits(kind, (7, 7, 7) if aligned else (6, 9, 11)), aligned=aligned)
     sizes = ("--hidden_dim", "8") if "LSTM" in model else () if model == "Linear" else (
-        "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1")
+        "--embed_dim", "8", "--num_heads", "2", "--nlevels", "1", *["--memory_layers", "1"] * ("MulT" in model),
+        *["--modalities", "la"] * (model == "PMR"))
     assert main(["--model", model, "--dataset", "mine", *SMALL, *sizes, *["--aligned"] * aligned, *flags,
                  "--results_dir", str(folder / "results"), "--data_path", str(folder / "data")]) == 0
     return folder / "results/mine" / ("aligned" if aligned else "unaligned") / model
@@ -51,7 +52,7 @@ def test_every_model_is_exported(tmp_path, model):
 
 
 def test_a_hub_of_tokens_is_exported(tmp_path):
-    check(train(tmp_path, "PMR", "--hub_tokens", "3", "--modalities", "l"), tmp_path / "out")
+    check(train(tmp_path, "PMR", "--modalities", "l", "--hub_tokens", "3"), tmp_path / "out")
 
 
 def test_emotions_are_exported_as_probabilities_in_float32(tmp_path):
