@@ -110,7 +110,7 @@ def card_of(predictor: Predictor) -> str:
     results: list[dict[str, Any]] = [read_result(run.folder) or {} for run in predictor.runs]
     first, of, task = results[0], predictor.trained_on, predictor.trained_on.task
     models, datasets = (" and ".join(sorted({result[key] for result in results})) for key in ("model", "dataset"))
-    weak = sorted({name for result in results for name in result["no_better_on"]})
+    weak = markdown(", ".join(sorted({name for result in results for name in result["no_better_on"]})))
     shapes = zip(MODALITY_KEYS, of.input_lens, of.input_dims, strict=True)
     return CARD.format(
         names=models, dataset=markdown(datasets),
@@ -125,7 +125,7 @@ def card_of(predictor: Predictor) -> str:
                            for name, values in settings_of(results).items()),
         of_answers="A probability is the model's own. It has not been calibrated." if task.kind_of_answer != "score"
         else "A score is the model's own number, also beyond the scale of the labels.",
-        weak=f"- Some runs are no better than {markdown(first['trivial_baseline']['name'])} on {', '.join(weak)}.\n"
+        weak=f"- Some runs are no better than {markdown(first['trivial_baseline']['name'])} on {weak}.\n"
         if weak else "",
     )
 

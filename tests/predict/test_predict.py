@@ -226,10 +226,12 @@ def test_runs_that_cannot_predict_are_one_line(trained, tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-def test_memory_is_bounded_by_the_batch(trained, tmp_path):
+@pytest.mark.parametrize("ending", ["pkl", "npz"])
+def test_memory_is_bounded_by_the_batch(trained, tmp_path, ending):
     """A file that is mapped is read a batch at a time: no array of all its clips is made."""
-    test = make_splits()["test"]
-    file = save(tmp_path / "many.pkl", {key: np.tile(test[key], (2000, 1, 1)) for key in KEYS})
+    test, file = make_splits()["test"], tmp_path / f"many.{ending}"
+    streams = {key: np.tile(test[key], (2000, 1, 1)) for key in KEYS}
+    np.savez(file, **streams) if ending == "npz" else save(file, streams)
     model = load_model(mult(trained, 1), device="cpu")
     object.__setattr__(model.runs[0].settings, "batch_size", 200)
     tracemalloc.start()
