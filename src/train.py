@@ -13,7 +13,7 @@ from src.dataset import Dataset, Split, evaluation_batches, lose, lost_modalitie
 from src.errors import UserError, printable
 from src.training.distributed import collect, mean, process_count, rank, share
 from src.training.machine import TrainingError
-from src.training.state import Epoch, Evaluation, TrainingState
+from src.training.state import Epoch, Evaluation, TrainingState, add_gradients
 
 NAMED_SAMPLES = 8  # of a batch that diverged
 CHECKED_TOGETHER = 30  # steps on a GPU
@@ -108,7 +108,7 @@ def train_step(state: TrainingState, split: Split, task: Any, number: int, indic
             streams = tuple(lose(stream, (gone == m).unsqueeze(1)) for m, stream in enumerate(streams))
         prediction, _ = state.model(*streams)
         part_of_loss = task.loss(prediction, labels) * (weight * len(part) / len(own))
-        part_of_loss.backward()
+        add_gradients(part_of_loss, state.model)
         loss += part_of_loss.detach()
     for parameter in state.trained:
         if parameter.grad is not None:

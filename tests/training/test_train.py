@@ -12,7 +12,7 @@ from src import train
 from src.dataset import Dataset, Split
 from src.errors import UserError
 from src.tasks import EmotionClassification, SentimentRegression
-from src.training.state import TrainingState
+from src.training.state import TrainingState, add_gradients, as_one_vector
 from src.training.stop import StopRequested
 
 SIZES = {"batch_size": 8, "clip": 0.8}
@@ -190,3 +190,12 @@ def test_steps_that_are_checked_together_come_one_by_one(together, monkeypatch):
     steps, loss, _ = one_epoch(1, SentimentRegression())
     assert [(step.number, step.samples) for step in steps] == [(0, 8), (1, 8), (2, 5)]
     assert sum(step.samples * step.loss for step in steps) / 21 == pytest.approx(loss)
+
+
+def test_gradients_are_added_as_backward_adds_them():
+    model, x = nn.ModuleList([nn.Linear(3, 1), nn.Linear(3, 1)]), torch.ones(2, 3)  # the second takes no part
+    as_one_vector(model)
+    for p in model.parameters():
+        p.grad.fill_(1)
+    add_gradients(2 * model[0](x).sum(), model)
+    assert [p.grad.flatten().tolist() for p in model.parameters()] == [[5.0] * 3, [5.0], [1.0] * 3, [1.0]]
