@@ -104,7 +104,8 @@ def read_clips(splits: Mapping[str, Arrays], taken: Mapping[str, Taken], aligned
     other.
     """
     read = {name: read_split(split, taken, aligned, place_of(name, where)) for name, split in splits.items()}
-    lengths = any(split.get(key) is not None for key in OF_MMSA for split in splits.values())
+    lengths = any(split.get(key) is not None for key in OF_MMSA for split in splits.values()
+                  if "labels" not in split)  # beside which training does not look at them either
     listed = any(isinstance(x, Listed) for split in read.values() for x in split.features.values())
     if lengths and listed:
         raise UserError(f"{where} has lengths beside lists of clips; cut each clip to its length, and drop "
@@ -193,12 +194,13 @@ def read_stream(stream: Any, steps: int, place: str) -> "np.ndarray | Listed":
 
 
 def as_array(numbers: Any) -> Any:
-    """An array of a tensor or of nested lists, anything else as it is."""
+    """An array of a tensor, of nested lists or of objects, anything else as it is."""
     with contextlib.suppress(ValueError, TypeError):  # lists of unequal length, and tensors that numpy does not know
         if isinstance(numbers, torch.Tensor):
             numbers = numbers.detach().cpu()
             return (numbers.float() if numbers.dtype == torch.bfloat16 else numbers).numpy()
-        return np.asarray(numbers)
+        objects = isinstance(numbers, np.ndarray) and numbers.dtype.kind == "O"
+        return np.asarray(numbers.tolist() if objects else numbers)
     return numbers
 
 

@@ -126,6 +126,8 @@ def test_arrays_lists_and_single_clips(trained, tmp_path):
     assert np.allclose(found.values[:5], expected[:5], atol=1e-6)
     np.savez(tmp_path / "lists.npz", **{key: np.array([*x, None], dtype=object)[:-1] for key, x in clips.items()})
     assert np.allclose(model.predict_file(tmp_path / "lists.npz").values, expected, atol=1e-6)
+    objects = [test[key].astype(object) for key in KEYS]  # as numpy makes of a list of arrays of one length
+    assert np.array_equal(model.predict(*objects).values, expected)
     tensors = [torch.tensor(test[key]) for key in KEYS]
     assert np.array_equal(model.predict(*tensors).values, expected)
     longer = model.predict(np.pad(test["text"], ((0, 0), (3, 0), (0, 0)), constant_values=9), test["audio"],
@@ -144,6 +146,8 @@ def test_padding_behind_is_moved_as_in_training(trained):
                for key in ("audio", "vision")}
     model = load_model(mult(trained, 1), device="cpu")
     assert np.allclose(model.answer({"": {**moved, **lengths}}, "mmsa").values, expected, atol=1e-6)
+    wrong = {"audio_lengths": np.arange(6), "labels": test["labels"]}  # of a file of MulT's, which has no lengths
+    assert np.allclose(model.answer({"": {**test, **wrong}}, "mult").values, expected, atol=1e-6)
     moved["vision"][2, -1] = 9
     found = model.answer({"": {**moved, **lengths}}, "mmsa")
     assert np.allclose(found.values, expected, atol=1e-6)
@@ -191,7 +195,7 @@ def test_torch_is_left_as_it_was_found(trained):
     (zipped({"clips/data.pkl": b""}), "is no pickle: it is a file of torch"),
     (zipped({f"{key}.npy": header((10**9, 10**6, 10)) for key in KEYS}), "mmap length is greater than file size"),
     ({**make_splits()["test"], "text": [[[1], [2, 3]]] * 6}, "text, clip 0 is a list, not an array of numbers"),
-    ({**{key: list(x) for key, x in make_splits()["test"].items()}, "audio_lengths": [3] * 6},
+    ({"audio_lengths": [3] * 6, **{key: list(make_splits()["test"][key]) for key in KEYS}},
      "has lengths beside lists of clips"),
 ])
 def test_what_does_not_fit_is_one_line(trained, tmp_path, capsys, content, words):
