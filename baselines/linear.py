@@ -74,8 +74,8 @@ def statistics_of(stream: Sequence | Tensor) -> Tensor:
     (B, 2 d_m + 1), 0 where there are none.
     """
     sequence = stream if isinstance(stream, Sequence) else Sequence.of(stream, padding_mask(stream))
-    x = sequence.x.float()  # (B, T, d_m)
-    there = torch.ones(x.shape[:2], device=x.device) if sequence.padding is None else (~sequence.padding).float()
+    x = sequence.x  # (B, T, d_m)
+    there = torch.ones_like(x[..., 0]) if sequence.padding is None else (~sequence.padding).to(x)
     count = there.sum(dim=1, keepdim=True)  # (B, 1)
     weights = (there / count.clamp(min=1)).unsqueeze(-1)  # (B, T, 1)
     mean = (x * weights).sum(dim=1)  # (B, d_m)

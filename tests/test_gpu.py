@@ -11,6 +11,7 @@ import torch
 
 from main import main
 from src.models import arguments_of
+from src.training.machine import choose_arithmetic
 from tests.data_files import give_data
 from tests.modules.test_models import TRANSFORMERS, UNALIGNED, small_inputs, small_model
 
@@ -23,8 +24,7 @@ SMALL = ["--embed_dim", "8", "--num_heads", "2", "--nlevels", "1"]
 def as_found():
     """A run chooses torch's arithmetic for its process, which is that of the other tests too."""
     yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_float32_matmul_precision("highest")
+    choose_arithmetic(False)
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
@@ -53,7 +53,7 @@ def test_a_model_gives_the_numbers_of_the_cpu(name, hidden):
     options = {"mask_padding": hidden} if "mask_padding" in arguments_of(name) else {}
     found = {}
     for device in ("cpu", "cuda"):
-        model = small_model(name, **options).double().eval().to(device)
+        model = small_model(name, **options).double().to(device)  # in training: cuDNN's LSTM has no backward else
         prediction, _ = model(*(x.double().to(device) for x in small_inputs()))
         prediction.square().sum().backward()
         gradients = [p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]

@@ -39,6 +39,7 @@ def choose_arithmetic(deterministic: bool, precision: str = "float32") -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # torch lets convolutions and LSTMs take it otherwise
 
 
 @contextmanager
@@ -48,13 +49,14 @@ def torch_as_found() -> Iterator[None]:
     """
     before = (torch.get_default_dtype(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
               torch.is_deterministic_algorithms_warn_only_enabled(), torch.get_float32_matmul_precision(),
-              torch.backends.cudnn.benchmark)
+              torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
     with torch.random.fork_rng():
         try:
             torch.set_default_dtype(torch.float32)
             yield
         finally:
-            dtype, threads, deterministic, warn_only, precision, torch.backends.cudnn.benchmark = before
+            (dtype, threads, deterministic, warn_only, precision, torch.backends.cudnn.benchmark,
+             torch.backends.cudnn.allow_tf32) = before
             torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

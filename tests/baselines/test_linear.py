@@ -37,6 +37,7 @@ def test_statistics_are_of_the_real_steps():
     assert torch.allclose(found[0, 3:6], x[0, 4:].std(dim=0, correction=0), atol=1e-6)
     assert found[0, 6] == torch.tensor(3.0).log()
     assert (found[1] == 0).all()
+    assert statistics_of(x.double()).dtype == torch.float64
 
 
 def test_the_layer_is_the_regression_of_scikit_learn_and_validation_chooses_its_strength():

@@ -12,6 +12,7 @@ from src import train
 from src.dataset import Dataset, Split
 from src.errors import UserError
 from src.tasks import EmotionClassification, SentimentRegression
+from src.training.machine import choose_arithmetic, torch_as_found
 from src.training.state import TrainingState, add_gradients, as_one_vector
 from src.training.stop import StopRequested
 
@@ -199,3 +200,15 @@ def test_gradients_are_added_as_backward_adds_them():
         p.grad.fill_(1)
     add_gradients(2 * model[0](x).sum(), model)
     assert [p.grad.flatten().tolist() for p in model.parameters()] == [[5.0] * 3, [5.0], [1.0] * 3, [1.0]]
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_float32_is_not_tf32_in_convolutions_and_lstms(precision):
+    """torch allows it there by default; a GPU showed it, where an LSTM's run was not reproduced on a CPU."""
+    with torch_as_found():
+        choose_arithmetic(False, precision)
+        assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+        before = torch.backends.cudnn.allow_tf32
+        with torch_as_found():
+            choose_arithmetic(False, "float32")
+        assert torch.backends.cudnn.allow_tf32 == before
