@@ -70,7 +70,7 @@ def as_one_vector(model: nn.Module) -> nn.Parameter:
 
 
 def add_gradients(loss: Tensor, model: nn.Module) -> None:
-    """Add the gradients of a loss to those that the parameters have, all in one operation, where `backward` has hundreds."""
+    """Add the gradients of a loss to those of the parameters, all in one operation, where `backward` has hundreds."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     gradients = zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True)
     own, added = zip(*((p.grad, gradient) for p, gradient in gradients if gradient is not None), strict=True)
