@@ -11,7 +11,8 @@ by step, so that what else the machine does hits all alike. A ratio is the media
 --parts adds ours without each of these. In the cases of padded sequences, which are as short as MOSI's, `masked` is
 with --mask_padding and `trimmed` with --trim_padding too. `unmasked` is without the causal mask; the hub cases are the
 attention of PMR's hub to itself alone, forward and backward. `pmr-tokens` has a hub of tokens and a window, and other
-cases as its contenders. --ways adds ours in bfloat16 or TF32, or through torch.compile.
+cases as its contenders. --ways adds ours in bfloat16 or TF32, or with compiled layers.
+--launches counts what a GPU would launch in a step of the original, of `plain`, of ours and of ours compiled.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from typing import Any
 
 from src.errors import Parser, UserError, run_command
 from src.report.table_formats import markdown_table
+from src.tools import launches
 
 MOSI, MOSEI = (300, 5, 20), (300, 74, 35)  # features of text, audio and vision
 
@@ -82,20 +84,25 @@ class Contender:
     def __init__(self, case: Case, implementation: str, arguments: argparse.Namespace) -> None:
         self.implementation, self.seconds, self.peak = implementation, list[float](), 0
         without = [part for part in PARTS if implementation in ("plain", f"without {part}")]
+        without += ["kernels"] * arguments.launches
         job = {**vars(arguments), **asdict(case), "implementation": implementation, "without": without}
         worker = Path(__file__).with_name("benchmark_worker.py")
         self.process = subprocess.Popen([sys.executable, "-P", str(worker), json.dumps(job)], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def step(self, counted: bool) -> None:
-        """Make it take a step; UserError if its process has ended."""
+    def ask(self) -> list:
+        """Its answer after a step; UserError if its process has ended."""
         assert self.process.stdin and self.process.stdout
         with contextlib.suppress(BrokenPipeError):  # there is no answer then
             print("step", file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         if not answer:
             raise UserError(f"the {self.implementation} process ended with code {self.process.wait()} (see above)")
-        seconds, self.peak = json.loads(answer)
+        return json.loads(answer)
+
+    def step(self, counted: bool) -> None:
+        """Make it take a step."""
+        seconds, self.peak = self.ask()
         self.seconds += [seconds] * counted
 
     def figures(self, ours: "Contender") -> dict[str, Any]:
@@ -159,6 +166,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm_up", type=int, default=2, help="steps that are not counted")
     parser.add_argument("--parts", action="store_true", help="also ours without each part of what makes it fast")
     parser.add_argument("--inference", action="store_true", help="time predictions instead of training steps")
+    parser.add_argument("--launches", action="store_true", help="count what a GPU would launch in a step")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[], metavar="WAY",
                         help=f"also ours in some of {', '.join(WAYS)}")
     parser.add_argument("--growth", metavar="CASE", choices=CASES, help="a case at 1, 2 and 4 times its lengths")
@@ -175,6 +183,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(argv: Sequence[str] | None) -> None:
     """Measure the cases; print the figures, draw them and keep them."""
     arguments = parse_arguments(argv)
+    if arguments.launches:
+        print(launches.table(launches.CASES if arguments.cases == DEFAULT_CASES else arguments.cases, arguments))
+        return
     if arguments.growth:
         case = replace(CASES[arguments.growth], rivals=())
         cases = [replace(case, lens=tuple(length * factor for length in case.lens)) for factor in GROWTH]

@@ -6,6 +6,7 @@ It imports either this project or a checkout of the original, whose packages hav
 import json
 import re
 import resource
+import runpy
 import sys
 import time
 from collections.abc import Callable
@@ -90,10 +91,11 @@ def make_inputs(job: SimpleNamespace) -> tuple:
     return split.batch(range(job.batch), job.device, trimmed=True)[0]
 
 
-def build_optimizer(model: nn.Module, plain: bool) -> torch.optim.Optimizer:
-    """The optimizer of our training, or plainly torch's."""
+def build_optimizer(model: nn.Module, plain: bool, foreach: bool | None = None) -> torch.optim.Optimizer:
+    """The optimizer of our training, or plainly torch's, whose `foreach` form is that of a GPU."""
     if plain:
-        return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.Adam(parameters, lr=LEARNING_RATE, foreach=foreach)
     from src.training.state import make_optimizer  # noqa: PLC0415 - and not the original's src
 
     return make_optimizer(model, "Adam", LEARNING_RATE)
@@ -109,15 +111,21 @@ def make_step(job: SimpleNamespace) -> Callable[[], Any]:
     model = (build_stock if stock else build_ours)(job).to(device).train(not job.inference)
     inputs = make_inputs(job)
     labels = torch.randn(job.batch, 1, device=device)
-    optimizer = build_optimizer(model, plain_optimizer)
+    optimizer = build_optimizer(model, plain_optimizer, job.launches or None)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
+
+    add_gradients = None if plain_optimizer else import_module("src.training.state").add_gradients
 
     def predict() -> Tensor:
         return model(*inputs)[0]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=plain_optimizer)
-        (predict() - labels).abs().mean().backward()
+        loss = (predict() - labels).abs().mean()
+        if add_gradients:
+            add_gradients(loss, model)
+        else:
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP)
         optimizer.step()
 
@@ -139,7 +147,11 @@ def main() -> None:
     if job.threads:
         torch.set_num_threads(job.threads)
     step = make_step(job)
+    count = runpy.run_path(str(Path(__file__).with_name("launches.py")))["count"] if job.launches else None
     for _ in sys.stdin:
+        if count:
+            print(json.dumps(count(step, job.implementation == "compiled")), flush=True)
+            continue
         start = time.perf_counter()
         step()
         if job.device.startswith("cuda"):
