@@ -2,7 +2,7 @@
 reading what is long: an array is a view of the file, mapped into memory, so loading costs the same whatever its size.
 
 A pickle is a program that may call whatever it names. Here the few names that numpy's own pickles use stand for
-builders written below, every other name is refused, and arrays are made from raw bytes of simple types only: numpy's
+builders of stand_ins.py, every other name is refused, and arrays are made from raw bytes of simple types only: numpy's
 own hooks would let a forged pickle pass off bytes as object pointers. A small file may also be written so as to grow:
 no size in it is believed that the file does not have, and what its instructions make is counted against its size.
 
@@ -12,34 +12,33 @@ Home-made, since libraries that refuse foreign names (torch.load with weights_on
 import mmap
 import pickle
 import struct
+from collections import Counter
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from src.data.stand_ins import (
+    BUILDERS,
+    PLAIN_TYPES,
+    PickledArray,
+    PickledDict,
+    PickledDtype,
+    PickledScalar,
+    RefusedPickle,
+    Stretch,
+    bytes_of_text,
+    text,
+    text_of_python_2,
+)
 from src.errors import printable
 
-SIMPLE_KINDS = "biufSUO"  # dtype kinds: bool, integers, floats, bytes, str, and objects, which are unpickled in turn
-PLAIN_TYPES = (str, bytes, bytearray, int, float, type(None), np.generic)
 LONG = 1 << 16  # bytes; a string above that stays in the file
-GROWTH, FREE_GROWTH = 16, 1 << 20  # what instructions may make: so many times the file's size, and so many bytes more
-ITEM = 100  # bytes that an item of a dict takes
-LONGEST_CODE = 32  # characters of a dtype's code
-FACTORIES = ("dict", "float", "int", "list", "long", "str", "tuple", "unicode")  # of a defaultdict, Python 2's too
-
-
-class RefusedPickle(pickle.UnpicklingError):
-    """The pickle asks for something that is neither an array nor a plain container."""
-
-
-class Stretch:
-    """A long string, left in the file: where it starts, its size in bytes, and what makes a string of its bytes."""
-
-    def __init__(self, start, size, kind):
-        self.start, self.size, self.kind = start, size, kind
-
-    def __len__(self):
-        return self.size
+GROWTH, FREE_GROWTH = 16, 1 << 26  # what instructions may make: so many times the file's size, and so many bytes more
+ITEM = 100  # bytes that an item of a dict takes, an empty container, or a place in the memo
+LAST_PLACE = 2**32  # of the memo
+SHORT = (pickle.MARK, pickle.EMPTY_LIST, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.MEMOIZE)  # of one byte
+MOST_ALIKE = 100  # keys of a dict with one hash: floats have up to 34
 
 
 class MappedFile:
@@ -83,110 +82,12 @@ def release_pages(array: Any) -> None:
         array.obj.madvise(mmap.MADV_DONTNEED)
 
 
-class PickledDtype:
-    """Stands for numpy.dtype."""
-
-    def __init__(self, code, align=False, copy=False):
-        simple = isinstance(code, str) and len(code) <= LONGEST_CODE
-        self.dtype = np.dtype(code) if simple else None
-        if self.dtype is None or self.dtype.kind not in SIMPLE_KINDS:
-            raise RefusedPickle(f"an array of type {code!r}" if simple else "an array of an unknown type")
-
-    def __setstate__(self, state):
-        _, byteorder, subarray, names, fields, *_ = state
-        if subarray is not None or names is not None or fields is not None:
-            raise RefusedPickle("an array of structures")
-        if byteorder in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(byteorder)
-
-
-class PickledArray:
-    """Stands for numpy.ndarray until the pickle is read. Its contents are bytes, a Stretch, or a list of objects."""
-
-    content = shape = dtype = axes = None
-    order = "C"
-
-    def __setstate__(self, state):
-        _, self.shape, pickled_dtype, fortran_order, self.content = state
-        self.dtype = pickled_dtype.dtype
-        if fortran_order and self.dtype.kind != "O":  # numpy lists objects in C order whatever the flag says
-            self.order = "F"
-
-
-class PickledScalar:
-    """Stands for numpy's scalar until the pickle is read."""
-
-    def __init__(self, pickled_dtype, content):
-        self.dtype, self.content = pickled_dtype.dtype, content
-
-
-class PickledDict(dict):
-    """A dict whose keys are plain: to hash a tuple that holds tuples many times over would never end."""
-
-    def __setitem__(self, key, value):
-        parts = key if isinstance(key, tuple) else (key,)
-        if not all(isinstance(part, (*PLAIN_TYPES, PickledScalar, Stretch)) for part in parts):
-            raise pickle.UnpicklingError("a dict with a key that is not plain")
-        super().__setitem__(key, value)
-
-    def __setstate__(self, state):
-        """Attributes, which an OrderedDict of Python 2 brings along, are left out."""
-
-
-def build_dict(items=()):
-    """Stands for OrderedDict, whose items come next, or as pairs under Python 2."""
-    made = PickledDict()
-    for key, value in items:
-        made[key] = value
-    return made
-
-
-def refuse_call(*arguments):
-    """Stands for a plain type, which may be the factory of a defaultdict and is not called."""
-    raise RefusedPickle("a call of a plain type")
-
-
-def build_empty_array(subtype, shape, code):
-    """Stands for numpy's _reconstruct: an array whose contents come next."""
-    return PickledArray()
-
-
-def build_array_from_buffer(buffer, pickled_dtype, shape, order, axis_order=None):
-    """Stands for numpy's _frombuffer, which pickle protocol 5 uses. Since numpy 2.3 a transposed array has the order
-    "K", and then `shape` is that of the buffer, before its axes take their order.
-    """
-    array = PickledArray()
-    array.content, array.dtype, array.shape, array.order = buffer, pickled_dtype.dtype, shape, order
-    if order == "K" and axis_order is not None:
-        array.order, array.axes = "C", axis_order
-    return array
-
-
-def build_bytes(text, encoding="latin1"):
-    """Stands for _codecs.encode, by which Python 3 writes bytes for Python 2."""
-    if encoding != "latin1":
-        raise RefusedPickle("bytes in an encoding other than latin1")
-    return Stretch(text.start, text.size, bytes_of_text) if isinstance(text, Stretch) else text.encode("latin1")
-
-
-def build_empty_bytes():
-    """Stands for bytes, by which Python 3 writes b"" for Python 2."""
-    return b""
-
-
-BUILDERS = {
-    ("__builtin__", "bytes"): build_empty_bytes,
-    ("numpy", "dtype"): PickledDtype,
-    ("numpy", "ndarray"): PickledArray,
-    ("_codecs", "encode"): build_bytes,
-    ("collections", "OrderedDict"): build_dict,
-    ("collections", "defaultdict"): lambda factory=None: PickledDict(),  # nothing is added to what was read
-    **{(module, name): refuse_call for module in ("builtins", "__builtin__") for name in FACTORIES},
-}
-for numpy_core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-    BUILDERS[f"{numpy_core}.multiarray", "_reconstruct"] = build_empty_array
-    BUILDERS[f"{numpy_core}.multiarray", "scalar"] = PickledScalar
-    BUILDERS[f"{numpy_core}.numeric", "_frombuffer"] = build_array_from_buffer
+def charged(load):
+    """What loads an instruction of a byte that makes an object, which is counted."""
+    def load_and_count(self):
+        self.grow(ITEM)
+        load(self)
+    return load_and_count
 
 
 class ArrayUnpickler(pickle._Unpickler):
@@ -207,7 +108,7 @@ class ArrayUnpickler(pickle._Unpickler):
 
         def builder(*arguments):  # a new one for each use, since a pickle may alter what it is given
             self.grow(sum(len(x) for x in arguments if isinstance(x, (str, bytes, bytearray, Stretch))))
-            self.grow(sum(ITEM * len(x) for x in arguments if isinstance(x, list)))
+            self.grow(ITEM + sum(ITEM * len(x) for x in arguments if isinstance(x, (list, tuple))))
             return BUILDERS[module, name](*arguments)
         return builder
 
@@ -234,6 +135,20 @@ class ArrayUnpickler(pickle._Unpickler):
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.stack[-1][key] = value
 
+    def load_put(self):
+        """A place in the memo, as text."""
+        place = int(self.readline()[:-1])
+        if not 0 <= place < LAST_PLACE:
+            raise pickle.UnpicklingError("a place beyond the memo")
+        self.memo[place] = self.stack[-1]
+
+    def load_build(self):
+        """Give a state to something. What does not say how it takes one would have its attributes overwritten."""
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], (PickledDtype, PickledArray, PickledDict)):
+            raise pickle.UnpicklingError("a state of something that has none")
+        self.stack[-1].__setstate__(state)
+
     def load_inst(self):
         """A call by name, which a text file that starts with "i" may look like: that has no arguments to it."""
         if not self.metastack:
@@ -246,6 +161,8 @@ class ArrayUnpickler(pickle._Unpickler):
 
     dispatch = MappingProxyType({
         **pickle._Unpickler.dispatch,
+        pickle.PUT[0]: load_put,
+        pickle.BUILD[0]: load_build,
         pickle.FRAME[0]: load_frame,
         pickle.BINSTRING[0]: lambda self: self.load_string_or_stretch("<i", text_of_python_2),
         pickle.BINUNICODE[0]: lambda self: self.load_string_or_stretch("<I", text),
@@ -253,10 +170,11 @@ class ArrayUnpickler(pickle._Unpickler):
         pickle.BINBYTES[0]: lambda self: self.load_string_or_stretch("<I", bytes),
         pickle.BINBYTES8[0]: lambda self: self.load_string_or_stretch("<Q", bytes),
         pickle.BYTEARRAY8[0]: lambda self: self.load_string_or_stretch("<Q", bytearray),
-        pickle.EMPTY_DICT[0]: lambda self: self.append(PickledDict()),
         pickle.DICT[0]: load_dict,
         pickle.INST[0]: load_inst,
         **dict.fromkeys((pickle.EMPTY_SET[0], pickle.FROZENSET[0]), refuse_set),
+        **{code[0]: charged(pickle._Unpickler.dispatch[code[0]]) for code in SHORT},
+        pickle.EMPTY_DICT[0]: charged(lambda self: self.append(PickledDict())),
     })
 
     def finish(self, value):
@@ -281,8 +199,11 @@ class ArrayUnpickler(pickle._Unpickler):
             case PickledArray():
                 made = self._flat(value).reshape(value.shape, order=value.order)
                 made = made if value.axes is None else made.transpose(value.axes)
-            case dict():
-                made = {self.finish(key): self.finish(item) for key, item in value.items()}
+            case PickledDict():
+                keys = [self.finish(key) for key, _ in value.items]
+                if max(Counter(map(hash, keys)).values(), default=0) > MOST_ALIKE:
+                    raise pickle.UnpicklingError("a dict with keys that were made to be slow")
+                made = dict(zip(keys, [self.finish(item) for _, item in value.items], strict=True))
             case list() | tuple():
                 made = type(value)([self.finish(item) for item in value])
             case _:
@@ -315,21 +236,6 @@ class ArrayUnpickler(pickle._Unpickler):
         for i, item in enumerate(value.content):
             flat[i] = self.finish(item)
         return flat
-
-
-def text_of_python_2(content):
-    """The str of Python 2 that these bytes are."""
-    return str(content, "latin1")
-
-
-def text(content):
-    """The str of Python 3 that these bytes are."""
-    return str(content, "utf-8", "surrogatepass")
-
-
-def bytes_of_text(content):
-    """The bytes that these bytes are as a str of Python 3: so it writes them for Python 2."""
-    return text(content).encode("latin1")
 
 
 def load_arrays(file: BinaryIO) -> Any:

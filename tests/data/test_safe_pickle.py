@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.data import safe_pickle
+from src.data import stand_ins
 from src.data.safe_pickle import RefusedPickle, load_arrays, release_pages
 
 every_protocol = pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -295,7 +295,7 @@ def test_numpy_calls_what_we_stand_in_for():
     or field of a state is noticed here.
     """
     frombuffer = inspect.signature(np._core.numeric._frombuffer).parameters
-    ours = inspect.signature(safe_pickle.build_array_from_buffer).parameters
+    ours = inspect.signature(stand_ins.build_array_from_buffer).parameters
     assert len(frombuffer) <= len(ours)
     values = [NUMBERS, NUMBERS.transpose(1, 2, 0), np.asfortranarray(NUMBERS), NUMBERS[::2], NUMBERS[0, 0, 0],
               objects(["a", 1]), np.array(["ab"]), np.str_("a"), np.bool_(True), NUMBERS.astype(">f4")]
@@ -303,7 +303,7 @@ def test_numpy_calls_what_we_stand_in_for():
         module, name = function.__module__, function.__name__
         if name in ("_reconstruct", "scalar"):
             module = "numpy._core.multiarray"
-        builder = safe_pickle.BUILDERS[module, name]
+        builder = stand_ins.BUILDERS[module, name]
         inspect.signature(builder).bind(*arguments)
         assert state is None or len(state) == (8 if name == "dtype" else 5), (name, state)
 
@@ -584,10 +584,10 @@ def test_a_memo_of_one_far_entry_reserves_nothing():
 
 
 def test_a_pickle_cannot_change_its_reader(monkeypatch):
-    monkeypatch.setattr(safe_pickle.build_bytes, "__defaults__", before := safe_pickle.build_bytes.__defaults__)
+    monkeypatch.setattr(stand_ins.build_bytes, "__defaults__", before := stand_ins.build_bytes.__defaults__)
     with pytest.raises(pickle.UnpicklingError):
         load(assemble_attack(Name("_codecs", "encode"), (None, {"__defaults__": ("rot13",)}), b"b"))
-    assert safe_pickle.build_bytes.__defaults__ == before
+    assert stand_ins.build_bytes.__defaults__ == before
 
 
 WHOLE = {
