@@ -1,10 +1,17 @@
-"""Files that are whole or absent, and folders that one process writes at a time."""
+"""Files that are whole or absent, folders that one process writes at a time, and what may be read.
 
+docs/guide/bounds.md says what an input file may cost.
+"""
+
+import errno
 import os
 import platform
+import stat
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -13,6 +20,46 @@ from filelock import FileLock, Timeout
 from src.errors import UserError, printable
 
 BUSY = "is being written by"  # of the message where another process has the folder
+MOST_TEXT, MOST_LOG = 1 << 20, 1 << 26  # bytes of a record of a run or a file of settings, and of a log
+FREE_SIZE = 1 << 20  # bytes, a size for which no file is suspect
+MOST_HOLES = 100  # times the bytes on the disk that a file has
+MOST_DENSE = 100  # times its size that a zip unpacks to
+
+
+def open_file(path: str | Path) -> BufferedReader:
+    """Open a file for reading. OSError where it is a pipe or device, which may never end, or nearly all holes, which
+    take no place on a disk and read as zeros.
+    """
+    no_waiting = getattr(os, "O_NONBLOCK", 0)  # for the writer of a pipe
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_waiting))  # noqa: SIM115, returned
+    status = os.fstat(file.fileno())
+    stored = getattr(status, "st_blocks", 0) * 512  # bytes; some systems do not say
+    fault = None
+    if not stat.S_ISREG(status.st_mode):
+        fault = "it is a pipe or a device, not a file"
+    elif stored and status.st_size > FREE_SIZE + MOST_HOLES * stored:
+        fault = f"{stored:,} of its {status.st_size:,} bytes were written, the others are holes"
+    if fault:
+        file.close()
+        raise OSError(errno.EINVAL, fault, str(path))
+    return file
+
+
+def read_text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
+    """The text of a file in UTF-8; OSError where it is longer than that."""
+    with open_file(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is longer than {most >> 20} MB", str(path))
+    return content.decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check_zip(path: str | Path, most: int = MOST_DENSE) -> None:
+    """OSError where a zip unpacks to more than `most` times its size, and BadZipFile where it is none."""
+    with open_file(path) as file, zipfile.ZipFile(file) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > FREE_SIZE + most * os.fstat(file.fileno()).st_size:
+            raise OSError(errno.EFBIG, f"it would unpack to {unpacked:,} bytes", str(path))
 
 
 def write_whole(path: str | Path, content: bytes | memoryview) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.errors import UserError, printable
-from src.files import write_whole
+from src.files import read_text, write_whole
 from src.runs.result import is_count, is_flag, is_number, is_record, is_text
 from src.runs.run_folder import as_trained
 
@@ -28,7 +28,7 @@ def read_preset(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"--preset {printable(path)} is neither paper nor stock, and no file either") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -29,7 +29,7 @@ from src.data.conversion import Stream
 from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, read_layout
 from src.errors import UserError, printable
-from src.files import wait_for
+from src.files import open_file, wait_for
 
 FORMAT = 1  # of the manifest and of what the arrays mean
 HOME_FOLDER = "pmr-mult"  # under ~/.cache
@@ -70,7 +70,7 @@ def read_file(path: Path, cache_dir: str | Path | None, check: Callable[[dict[st
     place in it, where the file cannot be read or is not whole.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             source = describe(path, file)
             for folder in places(path, cache_dir):
                 if converted := load(folder, source, wanted):

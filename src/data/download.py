@@ -174,7 +174,7 @@ def unpack(archive: Path, wanted: list[Path], facts: dict[str, Facts]) -> None:
         try:
             check_room(path.parent, known.size or member.file_size)
             with progress_bar(f"unpacking {path.name}", member.compress_size) as bar:
-                extract(archive, member, part, on_bytes=bar.update)
+                extract(archive, member, part, bar.update, known.size or 0)
             known.check(part, path.name)
             part.replace(path)
         except SourceError as failure:

@@ -34,7 +34,7 @@ from src.data.stand_ins import (
 from src.errors import printable
 
 LONG = 1 << 16  # bytes; a string above that stays in the file
-GROWTH, FREE_GROWTH = 16, 1 << 26  # what instructions may make: so many times the file's size, and so many bytes more
+GROWTH, FREE_GROWTH = 16, 1 << 24  # what instructions may make: so many times the file's size, and so many bytes more
 ITEM = 100  # bytes that an item of a dict takes, an empty container, or a place in the memo
 LAST_PLACE = 2**32  # of the memo
 SHORT = (pickle.MARK, pickle.EMPTY_LIST, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.MEMOIZE)  # of one byte

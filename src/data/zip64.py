@@ -15,17 +15,19 @@ from typing import Any, BinaryIO
 
 from src.data.fetch import SourceError
 from src.errors import printable
+from src.files import open_file
 
 CHUNK = 2**16  # bytes of the zip at a time; they may inflate to a thousand times as many
 SIZE_MODULUS = 2**32  # what the size field of a zip without zip64 counts to
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field
 ENCRYPTED = 1  # bit of the flags
+MOST_DENSE = 32  # times its bytes in the zip, which a member may have where less is stated
 
 
 def find_members(path: Path, names: Container[str]) -> dict[str, zipfile.ZipInfo]:
     """{name: ZipInfo} of those of the names that the zip holds, in whatever folder of it."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             listed = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise SourceError(f"{path} is not a whole zip ({printable(error)})") from error
@@ -42,18 +44,21 @@ def find_members(path: Path, names: Container[str]) -> dict[str, zipfile.ZipInfo
     return members
 
 
-def extract(path: Path, info: zipfile.ZipInfo, target: Path,
-            on_bytes: Callable[[int], Any] = lambda count: None) -> None:
+def extract(path: Path, info: zipfile.ZipInfo, target: Path, on_bytes: Callable[[int], Any] = lambda count: None,
+            expected: int = 0) -> None:
     """Write the content of a member to the file `target`; SourceError where it is damaged, and OSError of the disk.
 
+    It is damaged where it grows beyond the size stated, that expected and `MOST_DENSE` times its bytes in the zip.
     `on_bytes` is called with the number of bytes of the zip that were just read.
     """
-    size, crc = 0, 0
+    size, crc, most = 0, 0, max(info.file_size, expected, MOST_DENSE * info.compress_size)
     with path.open("rb") as source, target.open("wb") as out:
         source.seek(_data_offset(source, path, info))
         for piece in _content(source, path, info, on_bytes):
-            out.write(piece)
             size, crc = size + len(piece), zlib.crc32(piece, crc)
+            if size > most:
+                raise _damaged(path, info, f"it has more than the {info.file_size:,} bytes that are stated")
+            out.write(piece)
     if size % SIZE_MODULUS != info.file_size % SIZE_MODULUS or crc != info.CRC:
         raise _damaged(path, info, f"its {size:,} bytes have CRC {crc:08x}, not {info.CRC:08x}")
 

@@ -28,6 +28,7 @@ from src.data.formats import (
 )
 from src.data.safe_pickle import load_arrays
 from src.errors import UserError, printable
+from src.files import check_zip, open_file
 
 OF_MMSA = ("audio_lengths", "vision_lengths", "text_bert")
 READ = (*MODALITY_KEYS, "id", *OF_MMSA)  # arrays of an .npz
@@ -42,7 +43,7 @@ def open_clips(path: Path) -> dict[str, Arrays]:
     try:
         if names := names_in_npz(path):
             return splits_of(dict.fromkeys(names) | read_npz(path, [name for name in READ if name in names]), path)
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return splits_of(read_pickle(file, path), path)
     except UserError:
         raise
@@ -54,6 +55,7 @@ def names_in_npz(path: Path) -> list[str]:
     """The names of the arrays in an .npz, none where a file is something else."""
     if not zipfile.is_zipfile(path):
         return []
+    check_zip(path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
     return [name.removesuffix(".npy") for name in names] if all(name.endswith(".npy") for name in names) else []

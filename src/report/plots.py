@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 
 from src.dataset import Split
 from src.errors import Parser, UserError, run_command
+from src.files import MOST_LOG, read_text
 from src.models import MODELS, PMR
 from src.report.drawing import (
     STYLE,
@@ -84,9 +85,9 @@ def read_run(result: dict[str, Any]) -> Run:
     """The Run of a result; UserError where its metrics.jsonl is missing or damaged."""
     path = result["folder"] / "metrics.jsonl"
     try:
-        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        epochs = [json.loads(line) for line in read_text(path, MOST_LOG).splitlines()]
         losses = np.stack(list(loss_curves(epochs).values()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is missing or damaged; train the run again") from error
     if len(epochs) != result["epochs"] or not np.isfinite(losses).all():
         raise UserError(f"{path} is damaged; train the run again")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from src import files
 from src.errors import UserError
 from src.models import MODELS
 from src.runs.result import difference_of_settings, name_task
@@ -26,14 +27,15 @@ from src.tasks import (
 
 LOSSES = ("train_loss", "valid_loss", "test_loss")
 
+COUNT = r"(\d{1,9})"
 LOSS = r"(-?\d+\.\d{4}|nan|inf)"
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan)"
 HEAD = re.compile(r"^# \S+ on (\S+), (?:aligned|unaligned): ", re.M)
 PROTOCOL = re.compile(rf"^# .*: ({'|'.join(PROTOCOLS)}) splits[,;] ", re.M)
-SETTING = re.compile(r"^# (\w+) = (.*)  \(.*\)$", re.M)
-PARAMETERS = re.compile(r"^# parameters: ([\d,]+)$", re.M)
-BATCH = re.compile(rf"^Epoch +(\d+) \| Batch +\d+/ *\d+ \| Time/Batch\(ms\) +\S+ \| Train Loss +{LOSS}$", re.M)
-EPOCH = re.compile(rf"^Epoch +(\d+) \| Time +(\d+\.\d+) sec \| Valid Loss +{LOSS} \| Test Loss +{LOSS}$", re.M)
+SETTING = re.compile(r"^# (\w+) = (?=.*\)$)(.*)  \(", re.M)  # of a line without ")" at its end, nothing is tried
+PARAMETERS = re.compile(r"^# parameters: ([\d,]{1,20})$", re.M)
+BATCH = re.compile(rf"^Epoch +{COUNT} \| Batch +\d+/ *\d+ \| Time/Batch\(ms\) +\S+ \| Train Loss +{LOSS}$", re.M)
+EPOCH = re.compile(rf"^Epoch +{COUNT} \| Time +(\d+\.\d+) sec \| Valid Loss +{LOSS} \| Test Loss +{LOSS}$", re.M)
 TASK = re.compile(r"^# task: (\w+)(?:, from (\S+) to (\S+))?(?: of (.*?))?  \(", re.M)
 METRIC = re.compile(rf"^([^#:\n]+): +{NUMBER}$", re.M)
 EMOTION_METRICS = re.compile(rf"^(\S.*): *\n  - F1 Score: +{NUMBER}\n  - Accuracy: +{NUMBER}$", re.M)
@@ -142,7 +144,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
             "parameters": None if result is None else int(result["parameters"]),
             "metrics": None if result is None else test_metrics(result),
         }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise UserError(f"{folder} is damaged: its files are not those that a run leaves; train it again") from error
 
 
@@ -233,7 +235,7 @@ def read_text(path: str | Path) -> str:
     if not path.exists():
         raise UserError(f"{path} does not exist; give a run folder or a log")
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return files.read_text(path, files.MOST_LOG, errors="replace")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from src.errors import UserError, printable
+from src.files import MOST_LOG, read_text
 from src.runs.result import check_reproduced, is_count
 from src.runs.resume import differences_of_environment
 from src.runs.run import train
@@ -101,7 +102,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Everything that a repetition must have again, times apart, by its place."""
     path = Path(folder) / "metrics.jsonl"
     try:
-        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        epochs = [json.loads(line) for line in read_text(path, MOST_LOG).splitlines()]
         places = {f"in epoch {i}, {name}": value for i, epoch in enumerate(epochs, 1) for name, value in epoch.items()
                   if name not in TIMES}
     except (OSError, ValueError, AttributeError, RecursionError) as error:

@@ -30,7 +30,7 @@ from torch import nn
 from tqdm import tqdm
 
 from src.errors import UserError, is_of_console, printable
-from src.files import FolderLock, keep, write_whole
+from src.files import FolderLock, check_zip, keep, read_text, write_whole
 from src.runs.result import check_result, name_task
 
 FORMAT = 3  # of config.json, checkpoint.pt, last.pt and result.json; those from 1 on are read
@@ -186,6 +186,7 @@ def load_last(folder: Path | str) -> dict | None:
 def load_saved(path: Path) -> dict:
     """The dict of a checkpoint file; no code in it is run."""
     try:
+        check_zip(path, most=1)  # torch never compresses
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():  # torch itself does not look at the checksums
                 raise zipfile.BadZipFile(f"{broken} is not what was written")
@@ -239,6 +240,7 @@ def read_result(folder: Path | str) -> dict | None:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a predictions.npz by name; UserError where it cannot be read."""
     try:
+        check_zip(path)
         with np.load(path) as arrays:
             return dict(arrays)
     except FileNotFoundError as error:
@@ -251,7 +253,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def read_json(path: Path) -> dict:
     """The dict of a config.json or result.json; UserError where it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         check_format(content, path)
         as_trained(content, content["format"])
     except FileNotFoundError as error:

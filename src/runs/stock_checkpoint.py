@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from src.errors import UserError, printable
+from src.files import check_zip
 
 BOOKKEEPING = ("version", "_float_tensor")  # buffers of the original that hold nothing learned
 INSIDE = ("model", "state_dict", "model_state_dict")  # where a checkpoint has its model
@@ -89,6 +90,7 @@ def check_archive(path: str | Path) -> None:
         raise ValueError("it is a tar file, as torch wrote before 0.2")
     if not zipfile.is_zipfile(path):
         return
+    check_zip(path, most=1)
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("it is compressed, which torch never does")

@@ -27,6 +27,7 @@ import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from src.errors import Parser, UserError, printable
-from src.files import write_whole
+from src.files import open_file, read_text, write_whole
 from src.grid.plan import DECIDED, Run
 from src.grid.pool import execute_here, print_failures
 from src.options import count
@@ -80,7 +81,7 @@ class Protocol:
 def read_protocol(path: Path) -> Protocol:
     """The protocol of a file; UserError where it cannot be read or is none."""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path))
         protocol = Protocol(**content)
         groups = [protocol.flags, *protocol.sets.values(),
                   *(flags for candidates in protocol.models.values() for flags in candidates.values())]
@@ -101,7 +102,7 @@ Losses = dict[Planned, float]
 def read_losses(path: Path) -> Losses:
     """The lowest validation loss of each finished run, from a .csv; none where there is no such file."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with TextIOWrapper(open_file(path), "utf-8", newline="") as file:
             return {Planned(*row[:-1]): float(row[-1]) for row in [*csv.reader(file)][1:]}
     except FileNotFoundError:
         return {}

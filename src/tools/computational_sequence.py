@@ -20,7 +20,10 @@ import numpy as np
 
 from src.data.formats import SPLITS
 from src.errors import UserError, printable
+from src.files import open_file, read_text
 
+MOST_BYTES = 1 << 30  # of the features of an entry
+MOST_DENSE, FREE_BYTES = 100, 1 << 16  # times the bytes that they take in the file, and bytes more
 SEGMENT_ID = re.compile(r"(.+)\[(\d+)\]")
 
 
@@ -34,12 +37,14 @@ def open_sequence(path: str | Path) -> Iterator["ComputationalSequence"]:
     with damaged(f"{path} is damaged or no HDF5"), ExitStack() as stack:
         if not Path(path).is_file():
             raise UserError(f"{path} is missing; name a .csd file")
+        open_file(path).close()
         file = stack.enter_context(h5py.File(path, "r"))
         limit_cache(file)
         names = list(file)
-        if len(names) != 1 or not isinstance(file.get(f"{names[0]}/data"), h5py.Group):
+        data = inside(file, f"{names[0]}/data") if len(names) == 1 else None
+        if not isinstance(data, h5py.Group):
             raise UserError(f"{path} is no computational sequence: it has no single group with 'data' in it")
-        sequence = ComputationalSequence(path, file[names[0]]["data"], names[0], dimension_names(file[names[0]]))
+        sequence = ComputationalSequence(path, data, names[0], dimension_names(data.parent))
         if not all(isinstance(entry, str) for entry in sequence.ids):
             raise UserError(f"{path} is damaged: ids in it are not text; get it again")
         kept_open = stack.pop_all()
@@ -65,12 +70,37 @@ def limit_cache(file: Any) -> None:
     file.id.set_mdc_config(config)
 
 
+def inside(group: Any, path: str) -> Any:
+    """What a group has at a path, None where there is nothing; ValueError where it lies in another file, or could."""
+    names = path.split("/")
+    for length in range(1, len(names) + 1):
+        try:
+            link = group.id.links.get_info("/".join(names[:length]).encode())
+        except (KeyError, RuntimeError):  # what h5py raises differs between its versions
+            return None
+        if link.type:  # 0 of what lies in the group itself
+            raise ValueError(f"{printable(path)} is a link to elsewhere")
+    return group[path]
+
+
+def values(dataset: Any) -> np.ndarray:
+    """The values of a dataset; ValueError where they lie in another file, or are far more than the file has."""
+    if dataset is None:
+        raise ValueError("it is not there")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError("it takes values from other files")
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > min(MOST_BYTES, FREE_BYTES + MOST_DENSE * stored):
+        raise ValueError(f"{dataset.nbytes:,} bytes of which {stored:,} are stored")
+    return np.asarray(dataset[()])
+
+
 def dimension_names(group: Any) -> tuple[str, ...]:
     """The names of the features in a sequence's metadata, none where it does not list them."""
-    metadata = group.get("metadata", {})
+    metadata = inside(group, "metadata") or {}
     for key in metadata:
         if key.startswith("dimension names"):  # some versions of the SDK glue the next key to it
-            text = np.asarray(metadata[key]).ravel()[0]
+            text = values(inside(metadata, key)).ravel()[0]
             with suppress(ValueError):
                 names = json.loads(text)
                 if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
@@ -101,7 +131,7 @@ class ComputationalSequence:
     def _read(self, entry: str) -> tuple[np.ndarray, np.ndarray]:
         place = f"{self.path}, {printable(entry)}"
         with damaged(f"{place} is damaged or has no features and intervals"):
-            features, intervals = (self.data[f"{entry}/{key}"][()] for key in ("features", "intervals"))
+            features, intervals = (values(inside(self.data, f"{entry}/{key}")) for key in ("features", "intervals"))
         for name, array in (("features", features), ("intervals", intervals)):
             if array.dtype.kind not in "biuf":
                 raise UserError(f"{place} {name} are not numbers; of words, take the vectors")
@@ -120,7 +150,7 @@ def read_folds(path: str | Path) -> dict[str, list[str]]:
     are missing, or where splits share a video.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_text(path)
         folds = standard_folds(text) if Path(path).suffix == ".py" else json.loads(text)
         folds = {split: list(dict.fromkeys(check_ids(folds[split]))) for split in SPLITS}
     except OSError as error:

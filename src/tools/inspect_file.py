@@ -20,6 +20,7 @@ from src.data.safe_pickle import release_pages
 from src.data.specs import DatasetSpec, find_spec, hinted_by_name, owner_of, told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
+from src.files import open_file
 from src.options import count
 from src.report.drawing import STYLE, draw_streams
 from src.report.escapes import drawn_text
@@ -51,10 +52,11 @@ def find(path: Path, dataset: str | None, aligned: bool, asked: Asked = ANYTHING
     """Read a file as the data set of this name, or as the one that its path or hash names; UserError if that fails."""
     if not path.is_file():
         files = ", ".join(sorted(file.name for file in path.glob("*.pkl")))
-        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; name a data file"
+        kind = "a folder" if path.is_dir() else "a pipe or device" if path.exists() else "missing"
+        raise UserError(f"{path} is {kind}; name a data file"
                         + (f", as {files}" if files else ""))
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             raw, sha256 = read_pickle(file, path), sha256_of(file)
     except (UserError, OSError) as error:
         read_file(path, None, check=lambda splits: None)  # says it as main.py does

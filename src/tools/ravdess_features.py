@@ -1,14 +1,17 @@
 """The streams of a RAVDESS clip: frames of its sound, action units of its face, the words of its sentence."""
 
 import csv
+from io import TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 
 from src.data.file_kinds import read_pickle
 from src.errors import UserError, printable
+from src.files import open_file
 
 RATE, WINDOW, HOP = 22050, 2048, 1024  # samples a second, of a frame, and between frames
+LONGEST = 600  # seconds of a clip
 MELS = 40
 PITCH = (65, 1000)  # Hz, the lowest and the highest
 SENTENCES = {1: "kids are talking by the door", 2: "dogs are sitting by the door"}  # by their number in a clip's name
@@ -28,11 +31,15 @@ def sound(path: Path, hop: int) -> np.ndarray:
     except ImportError as error:
         raise UserError("librosa, which reads the sound, is not installed: pip install librosa") from error
     try:
-        with path.open("rb") as file:
-            samples, _ = librosa.load(file, sr=RATE)
+        with open_file(path) as file:
+            samples, _ = librosa.load(file, sr=RATE, duration=LONGEST)
+        if len(samples) == LONGEST * RATE:
+            raise UserError(f"{path} is longer than {LONGEST} s, and no clip is")
         mel = librosa.feature.melspectrogram(y=samples, sr=RATE, n_fft=WINDOW, hop_length=hop, n_mels=MELS)
         pitch, _, voiced = librosa.pyin(samples, fmin=PITCH[0], fmax=PITCH[1], sr=RATE, frame_length=WINDOW,
                                         hop_length=hop)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{path} cannot be read as sound ({type(error).__name__}: {printable(error)[:200]}); get it "
                         "again") from error
@@ -49,7 +56,7 @@ def faces_of_clips(clone: Path) -> dict[str, np.ndarray]:
     """{name of a clip: mean action units (1, 35)} of the face repository, or of its pickle."""
     path = clone if clone.is_file() else clone / FACE_FILE
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = read_pickle(file, path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; name a clone that has {FACE_FILE}") from error
@@ -66,7 +73,7 @@ def face_frames(path: Path) -> np.ndarray:
     UserError where columns are missing.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with TextIOWrapper(open_file(path), "utf-8", newline="") as file:
             rows = csv.DictReader(file, skipinitialspace=True)
             if missing := {*ACTION_UNITS, "success"} - {*(rows.fieldnames or ())}:
                 raise UserError(f"{path} has no column {min(missing)}; expected a csv file of OpenFace")

@@ -316,7 +316,7 @@ def test_unpacking_leaves_the_part_of_another_source(folder, authors, mirror):
 
 
 def test_a_disk_that_fills_up_while_unpacking(folder, monkeypatch, capsys):
-    def fill(path, member, part, on_bytes):
+    def fill(path, member, part, on_bytes, expected):
         part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(downloading, "extract", fill)
@@ -398,7 +398,7 @@ def test_ctrl_c_and_again(folder, authors):
 
 
 def test_ctrl_c_while_unpacking(folder, monkeypatch):
-    def press(path, member, part, on_bytes):
+    def press(path, member, part, on_bytes, expected):
         part.write_bytes(b"half")
         raise KeyboardInterrupt
     with monkeypatch.context() as patch:
