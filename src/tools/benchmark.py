@@ -13,6 +13,7 @@ with --mask_padding and `trimmed` with --trim_padding too. `unmasked` is without
 attention of PMR's hub to itself alone, forward and backward. `pmr-tokens` has a hub of tokens and a window, and other
 cases as its contenders. --ways adds ours in bfloat16 or TF32, or with compiled layers.
 --launches counts what a GPU would launch in a step of the original, of `plain`, of ours and of ours compiled.
+--limits shows what each part of our step does and takes, beside what this CPU reaches.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from typing import Any
 
 from src.errors import Parser, UserError, run_command
 from src.report.table_formats import markdown_table
-from src.tools import launches
+from src.tools import launches, limits
 
 MOSI, MOSEI = (300, 5, 20), (300, 74, 35)  # features of text, audio and vision
 
@@ -166,6 +167,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm_up", type=int, default=2, help="steps that are not counted")
     parser.add_argument("--parts", action="store_true", help="also ours without each part of what makes it fast")
     parser.add_argument("--inference", action="store_true", help="time predictions instead of training steps")
+    parser.add_argument("--limits", action="store_true", help="how far each part of our step is from this CPU's limit")
     parser.add_argument("--launches", action="store_true", help="count what a GPU would launch in a step")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=[], metavar="WAY",
                         help=f"also ours in some of {', '.join(WAYS)}")
@@ -185,6 +187,9 @@ def run(argv: Sequence[str] | None) -> None:
     arguments = parse_arguments(argv)
     if arguments.launches:
         print(launches.table(launches.CASES if arguments.cases == DEFAULT_CASES else arguments.cases, arguments))
+        return
+    if arguments.limits:
+        print(limits.report([CASES[name] for name in arguments.cases], arguments))
         return
     if arguments.growth:
         case = replace(CASES[arguments.growth], rivals=())
