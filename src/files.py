@@ -6,6 +6,7 @@ docs/guide/bounds.md says what an input file may cost.
 import errno
 import os
 import platform
+import secrets
 import stat
 import sys
 import zipfile
@@ -62,22 +63,32 @@ def check_zip(path: str | Path, most: int = MOST_DENSE) -> None:
             raise OSError(errno.EFBIG, f"it would unpack to {unpacked:,} bytes", str(path))
 
 
-def write_whole(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name, have the disk keep it, then rename it.
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary name for the block to write a file under; then the disk keeps it, and it is renamed to `path`.
 
-    An older file of that name stays until the rename. An OSError leaves no temporary file.
+    The name is of this block alone, so that several processes may write the same file. An older file of that name stays
+    until the rename. An error leaves no temporary file, and an OSError names `path`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            keep(file)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    keep_names(path.parent)
+        keep_names(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_whole(path: str | Path, content: bytes | memoryview) -> None:
+    """Write a file as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def keep(file: IO) -> None:
@@ -122,8 +133,20 @@ class FolderLock:
 
     def release(self) -> None:
         """Let others have the folder."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk has become read-only: the lock ends all the same
+            self.path.unlink()
         self._lock.release()
+
+
+def is_held(folder: str | Path) -> bool:
+    """Whether another process writes a folder."""
+    try:
+        FolderLock(folder).release()
+    except UserError:
+        return True
+    except OSError:  # who writes there will say what is wrong
+        pass
+    return False
 
 
 @contextmanager

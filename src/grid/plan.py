@@ -9,6 +9,7 @@ from itertools import product
 from src.data.download import download
 from src.data.specs import find_spec, missing_file_message
 from src.errors import UserError
+from src.files import is_held
 from src.models import MODELS, ablations_of, takes_unaligned, varies_by_seed
 from src.runs.resume import is_finished
 from src.settings import Settings, parse_flags, resolve
@@ -34,6 +35,10 @@ class Run:
         """Whether its folder holds a result of these settings; UserError where it holds one of others."""
         return is_finished(self.settings.run_path, self.settings)
 
+    def is_free(self) -> bool:
+        """Whether no other process writes its folder."""
+        return not is_held(self.settings.run_path)
+
     def epochs_done(self, since: float = 0.0) -> int:
         """The number of epochs that its folder records, 0 if its log has not been written since that time()."""
         with suppress(OSError):
@@ -47,14 +52,14 @@ def plan(
     ablations: bool = False,
 ) -> tuple[list[Run], list[str]]:
     """The runs of a grid, and a line for each data file that is missing. A model in which nothing is random has one
-    run, for the first seed. One that takes aligned data alone has none on other data.
+    run, for the first seed. One that takes aligned data alone has none on other data. What is named twice counts once.
     """
     runs, missing = [], []
-    variants: list[tuple[str, ...]] = [("--model", model) for model in models]
+    variants: list[tuple[str, ...]] = [("--model", model) for model in dict.fromkeys(models)]
     if ablations:
         variants += [("--model", model, "--name", name, *switch)
                      for model in MODELS for name, (_, switch) in ablations_of(model).items()]
-    for dataset in datasets:
+    for dataset in dict.fromkeys(datasets):
         spec = find_spec(dataset)
         for aligned in ALIGNMENTS[alignment]:
             flags = ("--dataset", dataset, *(("--aligned",) if aligned else ()), *main_flags)
@@ -63,7 +68,7 @@ def plan(
             if not spec.make and not path.is_file():
                 missing.append(missing_file_message(spec, path, settings.data_path, aligned))
                 continue
-            for seed, variant in product(seeds, variants):
+            for seed, variant in product(dict.fromkeys(seeds), variants):
                 model = variant[1]
                 if (seed != seeds[0] and not varies_by_seed(model)) or not (aligned or takes_unaligned(model)):
                     continue

@@ -12,7 +12,9 @@ from typing import IO, Any, Protocol
 import torch
 from tqdm import tqdm
 
+from src.files import BUSY
 from src.grid.plan import Run
+from src.runs.resume import JUST_FINISHED
 
 MAIN = Path(__file__).parents[2] / "main.py"
 LAST_LINES = 5  # of the console of a failed run
@@ -47,6 +49,11 @@ def last_lines(log: Path) -> list[str]:
     return log.read_text(errors="replace").splitlines()[-LAST_LINES:]
 
 
+def had_by_another(code: int | None, log: Path) -> bool:
+    """Whether a run ended with a code because another process, such as a second grid, has its folder."""
+    return code == 2 and any(words in log.read_text(errors="replace") for words in (BUSY, JUST_FINISHED))
+
+
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
@@ -66,7 +73,8 @@ def environment_of(slot: int, jobs: int) -> dict[str, str]:
 def execute_here(runs: Sequence[Run], jobs: int, logs: Path) -> Failures:
     """Run all on this machine, `jobs` at a time; returns the failures."""
     def start(run: Run, slot: int, log: Path) -> Process:
-        with log.open("w", encoding="utf-8") as console:
+        log.write_text("")
+        with log.open("a", encoding="utf-8") as console:  # a second grid may write there too
             return start_run(run.flags, console, environment_of(slot, jobs))
     return execute(runs, jobs, logs, start)
 
@@ -91,10 +99,11 @@ class Job:
 def execute(runs: Sequence[Run], jobs: int, logs: Path, start: Callable[[Run, int, Path], Process]) -> Failures:
     """Run all, `jobs` at a time, each by `start(run, slot, log)` with its console in a file of `logs`.
 
-    A terminal shows a bar of all epochs, and a line for each slot. A line is printed for each run that has ended.
+    A run that another process has waits until that ends; then its result is taken, or it is resumed. A terminal shows a
+    bar of all epochs, and a line for each slot. A line is printed for each run that has ended.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    waiting, failed, ended = list(reversed(runs)), [], 0
+    waiting, failed, ended, told = list(runs), [], 0, False
     running: dict[int, Job] = {}
     hidden, epochs = not sys.stderr.isatty(), sum(run.settings.num_epochs for run in runs)
     bar = tqdm(total=epochs, unit="epoch", disable=hidden, desc=f"0/{len(runs)} runs", smoothing=0.1)
@@ -102,10 +111,13 @@ def execute(runs: Sequence[Run], jobs: int, logs: Path, start: Callable[[Run, in
     try:
         while waiting or running:
             for slot in range(jobs):
-                if slot not in running and waiting:
-                    run = waiting.pop()
+                if slot not in running and (run := next(filter(Run.is_free, waiting), None)):
+                    waiting.remove(run)
                     log = logs / (run.title.replace(" ", "-") + ".log")
                     running[slot] = Job(run, start(run, slot, log), log, time.time())
+            if not (running or told):
+                tqdm.write(f"# another process has the runs that are left; waiting for its results: {len(waiting)}")
+                told = True
             time.sleep(POLL_SECONDS)
             for slot, job in list(running.items()):
                 code, title = job.process.poll(), job.run.title
@@ -115,8 +127,11 @@ def execute(runs: Sequence[Run], jobs: int, logs: Path, start: Callable[[Run, in
                 if code is None:
                     continue
                 del running[slot]
-                ended += 1
                 lines[slot].set_description_str("")
+                if had_by_another(code, job.log):
+                    waiting.append(job.run)
+                    continue
+                ended += 1
                 bar.set_description(f"{ended}/{len(runs)} runs")
                 outcome = f"{'FAILED' if code else 'done'} in {time.time() - job.started:.0f} s"
                 tqdm.write(f"# [{ended}/{len(runs)}] {title}: {outcome}")

@@ -6,6 +6,7 @@ They can be read in print and in grey: dashes, markers and hatches tell apart wh
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
 
+from src.files import replacing
 from src.tasks import Task
 
 MODALITY_NAMES = {"l": "language", "a": "audio", "v": "vision"}
@@ -255,6 +257,12 @@ def draw_pairs(title: str, sample: str, maps: Mapping[tuple[str, str], ndarray],
             figure.colorbar(image, ax=axes, pad=0.02)
     figure.suptitle(f"{title}\ncrossmodal attention in the last layer, mean over heads\ntest sample {sample}")
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def draw_streams(title: str, streams: Mapping[str, ndarray]) -> Figure:

@@ -43,6 +43,7 @@ from src.report.drawing import (
     draw_messages,
     draw_pairs,
     loss_curves,
+    save_figure,
 )
 from src.report.escapes import drawn_text
 from src.report.folds import FOLDS_HELP, pool
@@ -253,7 +254,7 @@ def save(figure: Figure, out: str | Path, name: str) -> Path:
     path = Path(out) / f"{name}.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        save_figure(figure, path)
     except OSError as error:
         raise UserError(f"figures cannot be written to {out}: {error.strerror}; see --out") from error
     return path

@@ -3,9 +3,7 @@
 import csv
 import io
 import math
-import os
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from src.eval_metrics import Metric
+from src.files import replacing, write_whole
 from src.report.escapes import csv_cell, drawn_text, latex, markdown
 from src.report.significance import MAIN, Difference, p_text
 
@@ -205,7 +204,7 @@ def write_picture(table: "Table", path: Path) -> None:
         draw_rows(axes, differing, set(), of_notes / height, of_differences / height)
     axes.text(0, 0, "\n".join(table.notes), fontsize=7, va="bottom", linespacing=1.5, transform=axes.transAxes)
     axes.set_title(table.title, fontsize=10, loc="left")
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
 def column_widths(rows: list[list[str]]) -> list[int]:
@@ -232,12 +231,8 @@ def draw_rows(axes: Any, rows: list[list[str]], bold: set[tuple[int, int]], bott
 def write_table(table: "Table", folder: Path) -> None:
     """Write a table's four files into a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    def write(suffix: str, save: Callable[[Path], Any]) -> None:
-        temporary = folder / f".{table.name}.tmp{suffix}"
-        save(temporary)
-        os.replace(temporary, folder / f"{table.name}{suffix}")
     renderings: dict[str, Callable[[Table], str]] = {".md": to_markdown, ".csv": to_csv, ".tex": to_latex}
     for suffix, render in renderings.items():
-        write(suffix, partial(Path.write_text, data=render(table), encoding="utf-8"))
-    with drawn_text():
-        write(".png", lambda path: write_picture(table, path))
+        write_whole(folder / f"{table.name}{suffix}", render(table).encode())
+    with drawn_text(), replacing(folder / f"{table.name}.png") as temporary:
+        write_picture(table, temporary)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from src.dataset import Dataset, Split
 from src.errors import Parser, UserError, run_command
 from src.files import write_whole
-from src.report.drawing import LINE_COLORS, LINES, MARKERS, STYLE, WIDTH
+from src.report.drawing import LINE_COLORS, LINES, MARKERS, STYLE, WIDTH, save_figure
 from src.report.escapes import csv_cell, drawn_text, markdown
 from src.report.read_runs import finished_runs
 from src.robustness.disturbances import DISTURBANCES, UNITS, disturb, feature_spreads
@@ -173,7 +173,7 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
     write_whole(paths[0], as_csv(runs))
     write_whole(paths[1], as_markdown(runs).encode())
     with drawn_text(**STYLE):
-        draw(runs).savefig(paths[2])
+        save_figure(draw(runs), paths[2])
     return paths
 
 

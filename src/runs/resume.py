@@ -9,6 +9,7 @@ from src.runs.run_folder import APPENDED, check_numbers, load_last, read_result
 
 LAST = {"config": dict, "state": dict, "sizes": dict, "seconds": float}  # what last.pt holds
 DATA = ("input_dims", "input_lens", "data")  # entries of config.json that the data set decides
+JUST_FINISHED = "another process has just finished"  # of the message where the run is not to be resumed any more
 ADVICE = "give what it has, or start afresh with another --results_dir or after deleting it"
 
 
@@ -29,7 +30,7 @@ def unfinished(path: Path, config: dict) -> dict | None:
     run is finished.
     """
     if read_result(path):
-        raise UserError(f"another process has just finished {path}: nothing to do")
+        raise UserError(f"{JUST_FINISHED} {path}: nothing to do")
     last = load_last(path)
     if last is None:
         return None

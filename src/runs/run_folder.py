@@ -106,6 +106,8 @@ class RunFolder:
         for name, size in last["sizes"].items():
             if not (isinstance(size, int) and 0 <= size <= there.get(name, 0)):
                 raise UserError(f"{self.path / name} has lost lines since last.pt was written; leave out --resume")
+        for left_by_a_kill in self.path.glob("*.tmp"):
+            left_by_a_kill.unlink()
         for name in there:
             os.truncate(self.path / name, last["sizes"][name])
         self._log = (self.path / "log.txt").open("a", encoding="utf-8", errors="backslashreplace", buffering=1)

@@ -45,8 +45,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, 
     flags = parse_flags(rest)
     if wrong := sorted(set(flags) & set(NO_SETTINGS)):
         raise UserError(f"--{wrong[0]} cannot be given here: the study has its own folders and seeds")
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise UserError(f"--seeds {' '.join(map(str, arguments.seeds))} names a seed twice")
+    arguments.seeds = list(dict.fromkeys(arguments.seeds))
     return arguments, flags, rest
 
 

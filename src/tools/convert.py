@@ -9,12 +9,11 @@ segment, and each stream is averaged over each word (src/tools/word_alignment.py
 What is left out, cut or replaced is counted and printed.
 """
 
-import os
 import pickle
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.data.specs import DatasetSpec, told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
+from src.files import replacing
 from src.options import count
 from src.tasks import SentimentRegression
 from src.tasks.choice import ANYTHING, Asked
@@ -197,17 +197,12 @@ def spec_of_new(out: Path, aligned: bool) -> DatasetSpec:
 
 def write(splits: dict, path: Path) -> None:
     """Write a data file, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as temporary, temporary.open("wb") as file:
             pickle.dump(splits, file, protocol=5)  # 4 would copy each array
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}; see --out") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def run(argv: Sequence[str] | None) -> None:

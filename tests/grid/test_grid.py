@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from src.data import download as sources
 from src.errors import UserError
-from src.files import FolderLock
+from src.files import BUSY, FolderLock
 from src.grid import grid, pool
 from src.grid import plan as grid_plan
 from src.runs.result import difference_of_settings
@@ -218,6 +219,34 @@ def test_gpus_are_given_out_round_robin(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(pool.os, "cpu_count", lambda: 8)
     assert pool.environment_of(0, 3)["OMP_NUM_THREADS"] == "2"
+
+
+class Ended:
+    """A process that has ended."""
+
+    def __init__(self, code):
+        self.poll = lambda: code
+
+
+def test_a_run_that_another_process_has_is_waited_for(folder, monkeypatch, capfd):
+    runs, _ = grid_plan.plan(["mine"], "unaligned", ["MulT", "PMR"], [1], SMALL)
+    another, started, polls = FolderLock(runs[0].settings.run_path), [], iter(range(1000))
+
+    def start(run, slot, log):
+        started.append(run)
+        late = len(started) == 1  # another process has just come first
+        log.write_text(f"error: the folder {BUSY} process 1" if late else "")
+        return Ended(2 if late else 0)
+    clock = SimpleNamespace(time=time.time, sleep=lambda seconds: next(polls) == 5 and another.release())
+    monkeypatch.setattr(pool, "time", clock)
+    assert pool.execute(runs, 2, folder / "logs", start) == []
+    assert started == [runs[1], runs[1], runs[0]]
+    assert "# another process has the runs that are left; waiting for its results: 1\n" in capfd.readouterr().out
+
+
+def test_what_is_named_twice_counts_once():
+    runs, _ = grid_plan.plan(["demo", "demo"], "aligned", ["PMR", "PMR"], [1, 2, 1], ())
+    assert [run.title for run in runs] == ["demo aligned PMR seed1", "demo aligned PMR seed2"]
 
 
 def test_a_run_of_other_settings_is_not_finished(folder):

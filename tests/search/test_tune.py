@@ -352,7 +352,6 @@ def test_what_is_no_preset_is_refused(folder, capsys, content, words):
 
 @pytest.mark.parametrize("flags, words", [
     (["--trials", "0"], "0 is out of range"),
-    (["--seeds", "1", "1"], "--seeds 1 1 names a seed twice"),
     (["--seed", "1"], "--seed cannot be given here"),
     (["--resume"], "--resume cannot be given here"),
     (["--colour", "red"], "unrecognized arguments: --colour red"),

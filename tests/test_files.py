@@ -1,0 +1,36 @@
+"""Whole files and locks, where several processes write at once and disks refuse."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from src.files import FolderLock, is_held, replacing, write_whole
+
+
+def test_two_may_write_one_file(tmp_path):
+    path = tmp_path / "table.md"
+    with replacing(path) as first:
+        first.write_text("the first, which began before and ends after")
+        write_whole(path, b"the second")
+        assert path.read_bytes() == b"the second"
+    assert path.read_text().startswith("the first")
+    assert os.listdir(tmp_path) == ["table.md"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("an encoder's")])
+def test_a_disk_that_refuses_is_named_by_the_file(tmp_path, error):
+    with pytest.raises(OSError, match=r"table\.md") as raised, replacing(tmp_path / "table.md") as temporary:
+        temporary.write_text("half")
+        raise error
+    assert raised.value.strerror in str(error)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_lock_that_cannot_be_removed_is_let_go(tmp_path, monkeypatch):
+    lock = FolderLock(tmp_path / "run")
+    assert is_held(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+        lock.release()
+    assert not is_held(tmp_path / "run")
