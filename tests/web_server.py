@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from time import sleep
 
 from src.data import fetch
 
@@ -121,3 +122,18 @@ def page(text, content_type="text/html; charset=utf-8", code=200):
 def status(code):
     """Sends an error."""
     return page("<html>no</html>", code=code)
+
+
+def trickles(handler):
+    """Sends a whole file's head and then single bytes, without an end."""
+    handler.start(200, Content_Length=len(handler.server.content))
+    while True:
+        handler.wfile.write(handler.server.content[:1])
+        sleep(0.02)
+
+
+def never_ends(handler):
+    """Sends a file without a length and without an end."""
+    handler.start(200, Content_Type="application/octet-stream")
+    while True:
+        handler.wfile.write(handler.server.content)

@@ -14,7 +14,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from types import ModuleType
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -24,6 +26,8 @@ from tqdm import tqdm
 from src.errors import UserError, printable
 
 TIMEOUT = 60  # seconds without a byte
+PATIENCE = 600  # seconds without half a megabyte, which gdown reads at a time
+MOST, LEFT_FREE = 10**11, 10**9  # bytes of a file whose size nobody says, and of the disk that it may not take
 RETRIES, BACKOFF = 5, 1  # attempts after a failure that may heal, and seconds before the first, doubled each time
 HEAD = 4096  # bytes that show a web page
 AGENT = "PMR"
@@ -69,6 +73,10 @@ class Facts:
              "may be a newer edition, or a damaged or forged one")
 
 
+class TooLargeError(SourceError):
+    """More came than the file may have."""
+
+
 class Answer(NamedTuple):
     """What a server says of a file before it sends it."""
 
@@ -98,12 +106,16 @@ def fetch(url: str, path: Path, facts: Facts, room: int = 0) -> Path:
         facts.check_size(answer.size, path.name)
         check_room(path.parent, (answer.size or facts.size or 0) - have + room)
         try:
-            with in_one_line(host), progress_bar(path.name, answer.size, have) as bar:
+            with in_one_line(host), progress_bar(path.name, answer.size, have) as bar, not_too_slow(bar) as cancel:
                 gdown.download(
                     url, str(target), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT, retries=RETRIES,
-                    user_agent=None if of_drive else AGENT, progress=lambda done, total: bar.update(done - bar.n),
+                    user_agent=None if of_drive else AGENT, progress=partial(follow, bar, path.parent), cancel=cancel,
                 )
             return target
+        except TooLargeError:
+            for part in path.parent.glob(f"{target.name}*"):
+                part.unlink()
+            raise
         except SourceError as failure:
             part, have = find_part(path)
             if have <= furthest:
@@ -115,6 +127,34 @@ def fetch(url: str, path: Path, facts: Facts, room: int = 0) -> Path:
         except OSError as error:
             raise UserError(f"{error.filename or target} cannot be written: {error.strerror}; mend that, and the same "
                             "command resumes the download") from error
+
+
+@contextmanager
+def not_too_slow(bar: tqdm | None = None) -> Iterator[Event]:
+    """An event that is set where the block takes longer than PATIENCE without progress on a bar."""
+    cancel, ended = Event(), Event()
+
+    def watch() -> None:
+        before = None
+        while not ended.wait(PATIENCE):
+            if bar is None or bar.n == before:
+                cancel.set()
+            before = bar and bar.n
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield cancel
+    finally:
+        ended.set()
+
+
+def follow(bar: tqdm, folder: Path, done: int, total: int | None) -> None:
+    """Move the bar of a download into a folder. TooLargeError where more bytes came than the file may have."""
+    bar.update(done - bar.n)
+    if done > (2 * bar.total if bar.total else MOST):
+        raise TooLargeError(f"{done:,} bytes came, and more would: " + (
+            f"it has {bar.total:,}" if bar.total else "nobody says how many there are"))
+    if not bar.total:
+        check_room(folder, LEFT_FREE)
 
 
 def is_drive(url: str) -> bool:
@@ -142,15 +182,16 @@ def find_part(path: Path) -> tuple[Path | None, int]:
 
 def ask(url: str, have: int) -> Answer:
     """Ask a server for the bytes of a file from `have` on, and read no more than shows that it is the file."""
-    from urllib3.util import Retry  # noqa: PLC0415, slow to import
+    from gdown._cancellation import _configure_cancellation  # noqa: PLC0415, slow to import
+    from urllib3.util import Retry  # noqa: PLC0415
 
     requests = network()[1]
-    adapter = requests.adapters.HTTPAdapter(max_retries=Retry(
-        RETRIES, connect=0, backoff_factor=BACKOFF, status_forcelist=HEALING, raise_on_status=False))
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.Session() as session:
-        session.mount("http://", adapter)
-        session.mount("https://", adapter)
+    with requests.Session() as session, not_too_slow() as cancel:
+        _configure_cancellation(session=session, cancel=cancel)
+        for adapter in session.adapters.values():
+            adapter.max_retries = Retry(RETRIES, connect=0, backoff_factor=BACKOFF, status_forcelist=HEALING,
+                                        raise_on_status=False)
         with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
             if have and answer.status_code == requests.codes.requested_range_not_satisfiable:
                 return Answer(0, None, "")
@@ -214,6 +255,8 @@ def reason(host: str | None, error: BaseException, requests: ModuleType) -> str:
         code = error.response.status_code
         meaning = f": {MEANINGS[code]}" if code in MEANINGS else ""
         return f"{host} answers {code} {printable(error.response.reason)}{meaning}"
+    if type(error).__name__ == "DownloadCancelled":
+        return f"{host} trickles: not even half a megabyte came in {PATIENCE} s"
     if not isinstance(error, (requests.RequestException, ValueError)):
         text = printable(" ".join(str(error).split()).partition(". The received bytes")[0])
         return f"{host}: {text if type(error).__module__.startswith('gdown') else f'{type(error).__name__}: {text}'}"

@@ -16,7 +16,17 @@ from src.data import fetch
 from src.data.download import put_in_place
 from src.data.fetch import RETRIES, Facts, SourceError, find_in_folder
 from src.errors import UserError
-from tests.web_server import ignores_ranges, no_waiting, page, serving, status, stops_at, whole_or_range
+from tests.web_server import (
+    ignores_ranges,
+    never_ends,
+    no_waiting,
+    page,
+    serving,
+    status,
+    stops_at,
+    trickles,
+    whole_or_range,
+)
 
 CONTENT = pickle.dumps(random.Random(0).randbytes(3_000_000))
 HALF = 1_500_000
@@ -505,3 +515,23 @@ def test_no_gdown(monkeypatch, path):
 def test_an_old_gdown(monkeypatch, path):
     monkeypatch.setattr(gdown, "download_folder", lambda url, quiet, use_cookies, skip_download: [])
     assert "unexpected keyword argument 'timeout'" in drive_failure(path)
+
+
+@pytest.mark.parametrize("answers", [[trickles], [whole_or_range, trickles]], ids=["asked", "sent"])
+def test_a_file_that_trickles_is_given_up(server, path, answers, monkeypatch):
+    monkeypatch.setattr(fetch, "PATIENCE", 0.2)
+    server.answers = answers
+    assert failure(server, path) == "127.0.0.1 trickles: not even half a megabyte came in 0.2 s"
+
+
+def test_a_file_without_an_end_is_given_up_and_leaves_nothing(server, path, monkeypatch):
+    monkeypatch.setattr(fetch, "MOST", 10_000_000)
+    server.answers = [never_ends]
+    assert failure(server, path).endswith("bytes came, and more would: nobody says how many there are")
+    assert left_behind(path) == []
+
+
+def test_a_file_of_unknown_size_leaves_some_of_the_disk(server, path, monkeypatch):
+    monkeypatch.setattr(fetch, "LEFT_FREE", 10**18)
+    server.answers = [never_ends]
+    assert failure(server, path).startswith("it needs 1000000000.0 GB of disk")
