@@ -6,6 +6,7 @@ import re
 import sys
 from contextlib import suppress
 
+LONGEST = 5000  # characters of a line that a file's words may fill
 PIPE_CLOSED = 141  # as the shell calls a process that SIGPIPE ended
 
 
@@ -67,7 +68,7 @@ def is_of_console(error):
 
 def say(error):
     """Tell the user of a UserError; returns the exit code."""
-    line = "".join(c if c.isprintable() else printable(c) for c in f"error: {error}")
+    line = "".join(c if c.isprintable() else printable(c) for c in f"error: {error}"[:LONGEST])
     with suppress(OSError):  # nobody can be told
         print(line, file=sys.stderr)
     return 2

@@ -1,12 +1,19 @@
 """Hostile files end in one line and exit code 2, soon. tests/measure_bounds.py measures larger ones."""
 
+import io
 import time
+import zipfile
 
+import numpy as np
 import pytest
+import torch
 
 import main as training
 from src.__main__ import run
-from src.errors import run_command
+from src.errors import LONGEST, UserError, run_command, say
+from src.files import MOST_TEXT, check_zip, open_file, read_text
+from src.predict.clips import open_clips
+from src.runs.run_folder import load_saved, read_arrays
 from tests.hostile_files import HOSTILE
 
 SIZE = 1 << 15  # bytes
@@ -24,3 +31,49 @@ def test_a_hostile_file_is_one_line(make, tmp_path, capsys):
     assert (code, len(errors)) == (2, 1), complaint
     assert fault in errors[0]
     assert "Traceback" not in complaint
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """A zip of a checkpoint, and one of an array, that unpack to a thousand times their size."""
+    saved, array = io.BytesIO(), io.BytesIO()
+    torch.save({"format": 1, "x": torch.zeros(1 << 20)}, saved)
+    np.save(array, np.zeros(1 << 20))
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(tmp_path / "dense.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with zipfile.ZipFile(tmp_path / "dense.npz", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("text.npy", array.getvalue())
+    return tmp_path
+
+
+def test_zips_that_inflate_are_not_read(dense):
+    for read, name in ((load_saved, "dense.pt"), (read_arrays, "dense.npz"), (open_clips, "dense.npz")):
+        with pytest.raises(UserError):
+            read(dense / name)
+    with pytest.raises(OSError, match="would unpack to 8,388,736 bytes"):
+        check_zip(dense / "dense.npz")
+
+
+def test_a_forged_header_reserves_nothing(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(tmp_path / "forged.npz", "w") as archive:
+        archive.writestr("test_ids.npy", header.getvalue())
+    with pytest.raises(UserError, match="is damaged"):
+        read_arrays(tmp_path / "forged.npz")
+
+
+def test_devices_and_long_texts_are_not_read(tmp_path):
+    with pytest.raises(OSError, match="a pipe or a device"):
+        open_file("/dev/zero")
+    (tmp_path / "long.json").write_bytes(b" " * (MOST_TEXT + 1))
+    with pytest.raises(OSError, match="it is longer than 1 MB"):
+        read_text(tmp_path / "long.json")
+    (tmp_path / "lines.txt").write_bytes("é\r\nb\rc".encode())
+    assert read_text(tmp_path / "lines.txt") == "é\nb\nc"
+
+
+def test_a_line_has_an_end(capsys):
+    say("x" * 10**6)
+    assert len(capsys.readouterr().err) == LONGEST + 1

@@ -247,7 +247,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; train the run again") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile,
+    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile,
             zlib.error) as error:
         raise UserError(f"{path} is damaged; train the run again") from error
 
