@@ -17,6 +17,7 @@ import torch
 from src.data.asked import compare
 from src.data.cache import Converted, convert, in_memory, read_file
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
+from src.data.rows import Rows
 from src.data.specs import DatasetSpec, find_file
 from src.errors import UserError
 from src.tasks.choice import ANYTHING, Asked, Choice, choose, shape_of
@@ -32,7 +33,7 @@ FEW = 4  # lengths that a trimmed stream has where they are to be few
 class Split:
     """N samples. Modalities are in the order language, audio, vision."""
 
-    features: tuple  # three (N, T_m, d_m) float32 tensors
+    features: tuple  # three (N, T_m, d_m) float32 tensors, or Rows of files that give such
     padding: tuple  # three (N, T_m) bool tensors, True where a step is padding
     labels: torch.Tensor  # (N, 1) float32 or (N, K) int64
     ids: list  # N strings
@@ -63,7 +64,7 @@ class Split:
         if self.few_lengths:
             cuts = [cut - cut % math.ceil(x.size(1) / FEW) for x, cut in zip(self.features, cuts, strict=True)]
         streams = tuple(
-            Sequence.of(x[:, cut:][there].to(device), padding[:, cut:][there].to(device), cut)
+            Sequence.of(x[there, cut:].to(device), padding[there, cut:].to(device), cut)
             for x, padding, cut in zip(self.features, self.padding, cuts, strict=True)
         )
         return streams, self.labels[indices].to(device)
@@ -136,7 +137,8 @@ def make_dataset(converted: Converted, spec: DatasetSpec, aligned: bool, where: 
     task = choice.task.of_protocol(converted.protocol)
     splits = {
         name: Split(
-            features=tuple(torch.from_numpy(split.features[key]) for key in MODALITY_KEYS),
+            features=tuple(x if isinstance(x := split.features[key], Rows) else torch.from_numpy(x)
+                           for key in MODALITY_KEYS),
             padding=tuple(torch.from_numpy(split.padding[key]) for key in MODALITY_KEYS),
             labels=task.read_labels(split.labels, f"{where}, {name} labels"),
             ids=split.ids,

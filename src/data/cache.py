@@ -1,9 +1,11 @@
-"""Data files converted once: finite float32 .npy files beside the source, mapped by every run after the first.
+"""Data files converted once: finite float32 .npy files beside the source, read by every run after the first.
 
 FILE.cache/ holds `lock` and `arrays/`: {split}_{text,audio,vision}.npy, labels_and_padding.npz, and manifest.json,
-written last, with the ids and with what all was made of. They are used if the manifest names this format and a source
-of the present name, size and time of change, and if all of them are there in its shapes; else they are made again, in
-a folder that takes the name `arrays` when it is whole. One process at a time makes them.
+written last, with the ids, with checksums and with what all was made of. They are used if the manifest names this
+format and a source of the present name, size and time of change, and if all of them are there in its shapes; else they
+are made again, in a folder that takes the name `arrays` when it is whole. One process at a time makes them. The
+manifest has a checksum of its own, as the .npz has; that of a sample is compared when a run first reads it
+(src/data/rows.py).
 
 Where FILE.cache cannot be written, a folder under ~/.cache (or XDG_CACHE_HOME) takes its place, and where that cannot
 either, memory.
@@ -15,7 +17,7 @@ import json
 import os
 import shutil
 import sys
-import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from io import BufferedReader
@@ -28,10 +30,12 @@ from tqdm import tqdm
 from src.data.conversion import Stream
 from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, read_layout
+from src.data.rows import MANIFEST, Rows, header_of
 from src.errors import UserError, printable
 from src.files import open_file, wait_for
+from src.sealed import seal, unseal
 
-FORMAT = 1  # of the manifest and of what the arrays mean
+FORMAT = 2  # of the manifest and of what the arrays mean; 1 had no checksums
 HOME_FOLDER = "pmr-mult"  # under ~/.cache
 Store = Callable[[str, tuple[int, ...], Iterable[np.ndarray]], Any]  # keeps the chunks of an array
 LARGE = 1 << 28  # bytes; below that, converting takes about a second, and no bar is shown
@@ -39,7 +43,7 @@ LARGE = 1 << 28  # bytes; below that, converting takes about a second, and no ba
 
 @dataclass(frozen=True)
 class ConvertedSplit:
-    """A split as arrays, in memory or mapped."""
+    """A split as arrays in memory, its features perhaps as Rows of files."""
 
     features: dict  # {modality key: (N, T_m, d_m) float32, finite}
     padding: dict  # {modality key: (N, T_m) bool, True where a step is all zeros}
@@ -113,7 +117,9 @@ def convert_file(path: Path, file: BufferedReader, source: dict[str, Any], cache
                         arrays, changes = convert(splits, path, in_folder(new))
                         check_unchanged(path, file, source)
                         save(new, arrays, {"source": source, "protocol": protocol, "notes": changes})
-                    converted = Converted(arrays, protocol, source["sha256"], str(folder), changes)
+                    converted = load(folder, source)
+                if converted is None:
+                    raise OSError("what was written there cannot be read again")
         except OSError as error:
             notes.append(f"converted data not kept in {folder}: {error.strerror or error}")
         else:
@@ -180,10 +186,11 @@ def save(folder: Path, splits: dict[str, ConvertedSplit], manifest: dict[str, An
     }))
     manifest = {
         "format": FORMAT, **manifest,
-        "shapes": {f"{name}_{key}": split.shape(key) for name, split in splits.items() for key in MODALITY_KEYS},
+        **{kind: {f"{name}_{key}": np.asarray(getattr(split.features[key], kind)).tolist()
+                  for name, split in splits.items() for key in MODALITY_KEYS} for kind in ("shape", "sums")},
         "ids": {name: split.ids for name, split in splits.items()},
     }
-    write("manifest.json", lambda file: file.write(json.dumps(manifest).encode()))
+    write(MANIFEST, lambda file: file.write(json.dumps(seal(manifest)).encode()))
 
 
 def load(folder: Path, source: dict[str, Any], wanted: Iterable[str] = SPLITS) -> Converted | None:
@@ -193,14 +200,14 @@ def load(folder: Path, source: dict[str, Any], wanted: Iterable[str] = SPLITS) -
     arrays = folder / "arrays"
     try:
         opened = os.stat(arrays).st_ino
-        manifest = json.loads((arrays / "manifest.json").read_bytes())
+        manifest = unseal(json.loads((arrays / MANIFEST).read_bytes()))
         if manifest["format"] != FORMAT or not source.items() <= manifest["source"].items():
             return None
         splits = _load_splits(arrays, manifest, wanted)
         if os.stat(arrays).st_ino != opened:  # another process has put new arrays there meanwhile
             return None
         return Converted(splits, manifest["protocol"], manifest["source"]["sha256"], str(folder), manifest["notes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged file can fail in any way
         return None
 
 
@@ -210,18 +217,16 @@ def _load_splits(folder: Path, manifest: dict[str, Any], wanted: Iterable[str]) 
     with np.load(folder / "labels_and_padding.npz", allow_pickle=False) as rest:
         for name in wanted:
             split = splits[name] = ConvertedSplit(
-                features={key: mapped(folder / f"{name}_{key}.npy") for key in MODALITY_KEYS},
+                features={key: Rows(folder / f"{name}_{key}.npy", *(manifest[kind][f"{name}_{key}"] for kind in
+                                                                    ("shape", "sums"))) for key in MODALITY_KEYS},
                 padding={key: rest[f"{name}_{key}"] for key in MODALITY_KEYS},
                 labels=rest[f"{name}_labels"],
                 ids=manifest["ids"][name],
             )
             for key in MODALITY_KEYS:
                 features, padding = split.features[key], split.padding[key]
-                if not (
-                    list(features.shape) == manifest["shapes"][f"{name}_{key}"] and features.dtype == np.float32
-                    and padding.shape == features.shape[:2] and padding.dtype == bool
-                    and len(split.labels) == len(split.ids) == len(features)
-                ):
+                if not (padding.shape == features.shape[:2] and padding.dtype == bool
+                        and len(split.labels) == len(split.ids) == len(features)):
                     raise ValueError(f"{name} {key}")
     return splits
 
@@ -263,22 +268,16 @@ def in_memory(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -
 
 
 def in_folder(folder: Path) -> Store:
-    """Keep arrays in {name}.npy of a folder, from where they are mapped."""
-    def store(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> np.ndarray:
-        path = folder / f"{name}.npy"
-        with path.open("wb") as file:  # and not through a map, whose pages would count as this process's memory
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+    """Keep arrays in {name}.npy of a folder, as Rows."""
+    def store(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> Rows:
+        path, sums = folder / f"{name}.npy", list[int]()
+        with path.open("wb") as file:
+            file.write(header_of(shape))
             for chunk in chunks:
-                file.write(chunk.astype("<f4", copy=False).data)
+                written = np.ascontiguousarray(chunk, dtype="<f4")
+                sums += map(zlib.crc32, written)
+                file.write(written.data)
             file.flush()
             os.fsync(file.fileno())
-        return mapped(path)
+        return Rows(path, shape, sums)
     return store
-
-
-def mapped(path: Path) -> np.ndarray:
-    """The array of a .npy file, mapped. Its pages are shared with other processes; writing to it does not reach them
-    or the file.
-    """
-    return np.load(path, mmap_mode="c", allow_pickle=False)

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from src.data import cache, formats
 from src.data.cache import read_file
+from src.data.rows import Rows
 from src.errors import UserError
 from tests.data_files import make_mmsa_splits, make_splits
 
@@ -76,13 +78,65 @@ def test_a_file_is_converted_once(source, converting):
 
 
 def test_features_stay_in_the_file(source):
-    """Mapped, in the first run as in later ones, so that processes share them; and nobody can change them."""
+    """In the first run as in later ones; and what is read is the reader's own."""
     for converted in (read(source), read(source)):
         for split in converted.splits.values():
             for features in split.features.values():
-                assert isinstance(features, np.memmap)
-                features[0] = 7
+                assert isinstance(features, Rows)
+                features[:].fill_(7)
     assert_holds(read(source), make_splits())
+
+
+def test_rows_are_tensors_of_the_samples_that_are_asked_for(source):
+    rows, truth = (splits["train"] for splits in (read(source).splits, make_splits()))
+    rows, truth = rows.features["audio"], torch.from_numpy(truth["audio"])
+    assert (len(rows), rows.size(1), rows.shape, rows.nbytes) == (12, 9, truth.shape, truth.nbytes)
+    for wanted in (3, slice(2, 5), torch.tensor([7]), torch.tensor([4, 0, 4]), np.arange(0)):
+        assert torch.equal(rows[wanted], truth[wanted])
+        assert torch.equal(rows[wanted, 2:], truth[wanted, 2:] if not isinstance(wanted, int) else truth[wanted][2:])
+    assert torch.equal(rows.to("cpu")[:], truth)
+
+
+DAMAGE = {
+    "a flipped byte": lambda content: content[:-7] + bytes([content[-7] ^ 4]) + content[-6:],
+    "the end is gone": lambda content: content[:-7],
+    "all is gone": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_file_that_is_damaged_under_a_run_is_one_line_and_made_again(damage, source, converting):
+    rows = read(source).splits["test"].features["vision"]
+    assert rows[0].shape == (11, 8)
+    rows.path.write_bytes(damage(rows.path.read_bytes()))
+    with pytest.raises(UserError, match=r"test_vision.npy is damaged \(.*\); give the same command again") as error:
+        rows[:]
+    assert "\n" not in str(error.value)
+    assert_holds(read(source), make_splits())
+    assert len(converting) == 2
+
+
+def test_a_file_that_vanishes_under_a_run_is_still_read(source):
+    rows = read(source).splits["test"].features["vision"]
+    rows.path.unlink()
+    assert torch.equal(rows[:], torch.from_numpy(make_splits()["test"]["vision"]))
+
+
+def test_every_flipped_byte_of_a_cache_is_noticed_or_harmless(source):
+    """Some of the places at random; tests/flip_harness.py tries many of a whole run's files."""
+    arrays, random, noticed = Path(read(source).place) / "arrays", np.random.default_rng(5), 0
+    for path in sorted(arrays.iterdir()):
+        whole = path.read_bytes()
+        for place in random.integers(len(whole), size=12):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(random.integers(8))]) + whole[place + 1:])
+            try:
+                assert_holds(read(source), make_splits())
+            except UserError:
+                noticed += 1
+                assert_holds(read(source), make_splits())
+            for made in arrays.iterdir():
+                made.write_bytes(made.read_bytes())
+    assert noticed >= 20
 
 
 def test_the_manifest_tells_the_source(source):
@@ -214,7 +268,7 @@ def test_without_any_place_memory_is_used(source, converting, monkeypatch):
     assert converted.notes[0].startswith(note)
     assert converted.notes[1].startswith("converted data not kept in /dev/null/")
     assert_holds(converted, make_splits())
-    assert not isinstance(converted.splits["train"].features["text"], np.memmap)
+    assert isinstance(converted.splits["train"].features["text"], np.ndarray)
 
 
 def test_files_of_one_name_share_a_cache_folder(source, tmp_path, converting):
@@ -286,7 +340,7 @@ def counted(*arguments):
 
 cache.convert = counted
 splits = cache.read_file(Path(sys.argv[1]), None, lambda splits: None).splits
-print(sum(float(split.features[key].astype(float).sum()) for split in splits.values() for key in split.features))
+print(sum(float(split.features[key][:].double().sum()) for split in splits.values() for key in split.features))
 """
 
 

@@ -1,0 +1,29 @@
+"""JSON files that carry a checksum of their content, so that a damaged number is noticed when it is read."""
+
+import json
+import zlib
+from typing import Any
+
+KEY = "crc32"
+
+
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with its checksum as a last entry."""
+    return {**content, KEY: checksum(content)}
+
+
+def unseal(content: Any) -> Any:
+    """The content without its checksum; ValueError where they do not agree. What has none, as of earlier versions, is
+    returned as it is.
+    """
+    if not isinstance(content, dict) or KEY not in content:
+        return content
+    rest = {name: value for name, value in content.items() if name != KEY}
+    if content[KEY] != checksum(rest):
+        raise ValueError("it is not what was written")
+    return rest
+
+
+def checksum(content: dict[str, Any]) -> int:
+    """The CRC-32 of a dict as JSON, which is the same before it is written and after it is read."""
+    return zlib.crc32(json.dumps(content).encode())
