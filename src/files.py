@@ -3,6 +3,7 @@
 docs/guide/bounds.md says what an input file may cost.
 """
 
+import codecs
 import errno
 import os
 import platform
@@ -47,12 +48,13 @@ def open_file(path: str | Path) -> BufferedReader:
 
 
 def read_text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
-    """The text of a file in UTF-8; OSError where it is longer than that."""
+    """The text of a file in UTF-8, or in UTF-16 with its mark, as PowerShell writes; OSError where it is longer."""
     with open_file(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"it is longer than {most >> 20} MB", str(path))
-    return content.decode("utf-8", errors).replace("\r\n", "\n").replace("\r", "\n")
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig", errors).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def check_zip(path: str | Path, most: int = MOST_DENSE) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from src.files import FolderLock, is_held, replacing, write_whole
+from src.files import FolderLock, is_held, read_text, replacing, write_whole
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_text(tmp_path, encoding):
+    (tmp_path / "log").write_bytes("Epoch é\r\n".encode(encoding))
+    assert read_text(tmp_path / "log") == "Epoch é\n"
 
 
 def test_two_may_write_one_file(tmp_path):

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -78,6 +79,12 @@ def test_a_misspelt_command_is_named(name, words):
     with pytest.raises(UserError, match=f"there is no command '{name}'; ") as error:
         run([name])
     assert words in str(error.value)
+
+
+def test_pip_is_told_what_to_type():
+    backend = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    done = started("-c", f"import {backend['build-backend']}", cwd=ROOT / backend["backend-path"][0])
+    assert done.stderr.startswith("error: this project is run in its folder and is no package; type: pip install -r ")
 
 
 def test_help_imports_nothing_slow_beside_torch():

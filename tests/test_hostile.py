@@ -4,13 +4,16 @@ A new command is covered by its place in COMMANDS.
 """
 
 import io
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from src.__main__ import COMMANDS, run
 from src.errors import Parser, UserError, run_command
 
+ROOT = Path(__file__).parents[1]
 SPOILED = "no\x1b[31m\nwhere\udce9"  # control characters, and a byte that is no UTF-8
 
 
@@ -54,6 +57,25 @@ def test_help_and_a_spoiled_flag(empty, monkeypatch, name, kind):
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert "\x1b" not in told
+
+
+def test_help_where_unix_is_missing():
+    """As on Windows, which has neither these modules nor these signals; README says which systems are supported."""
+    code = """
+import contextlib, signal, sys, warnings
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+del signal.SIGHUP, signal.SIGUSR1
+warnings.simplefilter("ignore")  # filelock, which has another way there, looks for Unix's
+import main
+from src.__main__ import COMMANDS, run
+for command in (main.main, *(lambda argv, name=name: run([name, *argv]) for name in COMMANDS)):
+    with contextlib.suppress(SystemExit):
+        command(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("usage: ") == 1 + len(COMMANDS)
 
 
 def test_a_full_console(monkeypatch, capsys):

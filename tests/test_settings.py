@@ -133,6 +133,8 @@ def test_records_hold_only_what_the_model_has():
     ("--optim Adamm", "invalid choice"),
     ("--model LSTM", "no model is called 'LSTM'"),
     ("--dataset ../mosi", "is not a name"),
+    ("--dataset mosi_data.pkl", "is the name of a file; give --dataset mosi --aligned, and its folder by --data_path"),
+    ("--dataset data/x_data_noalign.pkl", "is the name of a file; give --dataset x, and its folder"),
     ("--trim_padding", "--trim_padding works only with --mask_padding"),
     ("--mask_padding --sort_batches", "--sort_batches works only with --trim_padding"),
     ("--model MulT --preset published_size", "--preset published_size is for PMR"),

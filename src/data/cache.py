@@ -98,7 +98,8 @@ def places(path: Path, cache_dir: str | Path | None) -> list[Path]:
     if cache_dir is not None:
         return [Path(cache_dir) / elsewhere]
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return [path.with_name(f"{path.name}.cache"), home / HOME_FOLDER / elsewhere]
+    at_home = [home / HOME_FOLDER / elsewhere] if home.is_absolute() else []  # some users have no home
+    return [path.with_name(f"{path.name}.cache"), *at_home]
 
 
 def convert_file(path: Path, file: BufferedReader, source: dict[str, Any], cache_dir: str | Path | None,

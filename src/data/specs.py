@@ -163,6 +163,9 @@ def find_spec(name: str) -> DatasetSpec:
     for spec in (*KNOWN, *STUDIED):
         if name.strip().lower() in (spec.name, spec.stem):
             return spec
+    if file := MULT_NAME.fullmatch(Path(name).name):
+        advice = f"--dataset {file[1]}{'' if file[2] else ' --aligned'}, and its folder by --data_path"
+        raise UserError(f"--dataset {name!r} is the name of a file; give {advice}")
     if Path(name).name != name or name in ("", ".", ".."):
         raise UserError(f"--dataset {name!r} is not a name; give NAME of NAME_data.pkl, and its folder by --data_path")
     return DatasetSpec(name, name)

@@ -5,7 +5,6 @@ It imports either this project or a checkout of the original, whose packages hav
 
 import json
 import re
-import resource
 import runpy
 import sys
 import time
@@ -138,7 +137,11 @@ def peak_bytes(device: str) -> int:
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")  # the other figure may be that of the process that started this one
     own = re.search(r"VmHWM:\s*(\d+)", status.read_text() if status.exists() else "")
-    return 1024 * int(own[1] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    if own:
+        return 1024 * int(own[1])
+    from resource import RUSAGE_SELF, getrusage  # noqa: PLC0415, Windows has none
+
+    return 1024 * getrusage(RUSAGE_SELF).ru_maxrss
 
 
 def main() -> None:

@@ -260,6 +260,12 @@ def test_a_folder_that_cannot_be_written_sends_the_cache_home(source, converting
     assert len(converting) == 1
 
 
+def test_a_user_without_a_home_has_no_cache_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert cache.places(tmp_path / "data.pkl", None) == [tmp_path / "data.pkl.cache"]
+
+
 def test_without_any_place_memory_is_used(source, converting, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
     note = spoil_folder(source)
