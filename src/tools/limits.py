@@ -4,7 +4,8 @@ Each part of a step has its floating-point operations, exponentials, random deci
 the sizes of what it reads and writes. The machine's rates are measured in the same run: those of a wide product, of
 torch's exponential and of the dropout kernel on data that stays in a cache, and of a copy that does not. The limit of a
 part is the time that these rates give: of the first three together, or of the bytes, whichever is longer. Small data
-stays in caches, where bytes cost less, so a part can be faster than its limit.
+stays in caches, where bytes cost less, so a part can be faster than its limit. With --threads 1 other work counts
+for nothing.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from src.errors import UserError
 from src.report.table_formats import markdown_table
 from src.tools import benchmark_worker
 from src.training.state import add_gradients
@@ -36,6 +38,7 @@ WIDE, CACHED, UNCACHED = 2048, 2**16, 2**26  # floats: the side of a product, a 
 SECONDS = 0.5  # for which a rate is measured
 NO_WORK = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "prim::", "profiler::")
 FLOAT = 4  # bytes
+PASSES = ("forward", "backward", "update")
 HEAD = ("", "", "part", "seconds", "share", "GFLOP", "M exp", "M decisions", "MB", "limit, seconds", "of its limit")
 
 
@@ -60,13 +63,18 @@ class Work:
         return max(computing, self.bytes / rates.bytes)
 
 
+def now() -> float:
+    """Seconds: of a single thread (--threads 1) its own on a CPU, to which other work adds nothing."""
+    return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def best_rate(amount: float, function: Callable[[], Any]) -> float:
     """The most of an amount a second that a function does, run for some time."""
-    best, end = 0.0, time.perf_counter() + SECONDS
-    while time.perf_counter() < end:
-        start = time.perf_counter()
+    best, end = 0.0, now() + SECONDS
+    while now() < end:
+        start = now()
         function()
-        best = max(best, amount / (time.perf_counter() - start))
+        best = max(best, amount / (now() - start))
     return best
 
 
@@ -92,22 +100,16 @@ class Parts(TorchDispatchMode):
 
     @contextmanager
     def during(self, doing: str) -> Iterator[None]:
-        """Count towards a pass, and what takes time outside of operations as a part of it."""
-        self.doing, start = doing, time.perf_counter()
-        before = self.seconds_of(doing)
+        """Count towards a pass, which as a whole is the part ""."""
+        self.doing, start = doing, now()
         yield
-        self.work[doing, "between operations"].add(
-            seconds=time.perf_counter() - start - self.seconds_of(doing) + before)
-
-    def seconds_of(self, doing: str) -> float:
-        """The seconds of a pass so far."""
-        return sum(work.seconds for (when, _), work in self.work.items() if when == doing)
+        self.work[doing, ""].add(seconds=now() - start)
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         """Compute and count an operation."""
-        start = time.perf_counter()
+        start = now()
         out = operation(*args, **(kwargs or {}))
-        seconds = time.perf_counter() - start
+        seconds = now() - start
         if not operation.is_view and not operation.name().startswith(NO_WORK):
             formula = flop_registry.get(operation.overloadpacket)
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
@@ -121,22 +123,25 @@ class Parts(TorchDispatchMode):
         part = name.removesuffix("_backward").replace("_", " ")
 
         def call(*arguments: Any) -> None:
-            start = time.perf_counter()
+            start = now()
             function(*arguments)
-            self.work[self.doing, part].add(seconds=time.perf_counter() - start, **COUNTS[name](*arguments))
+            self.work[self.doing, part].add(seconds=now() - start, **COUNTS[name](*arguments))
 
         return call
 
 
 def count_attention(a: Any, backward: bool, threads: int) -> dict[str, float]:
     """Of the pairs of steps that see each other, two products forward, and five backward, where weights come again."""
-    per_head = a.T_t * a.T_s
-    if a.counts:
-        counts = ctypes.cast(a.counts, ctypes.POINTER(ctypes.c_int32))
-        per_head = int(np.ctypeslib.as_array(counts, (a.T_t * a.segments,)).sum())
+    per_head = sum_of(a.counts, a.T_t * a.segments) - sum_of(a.firsts, a.T_t) if a.counts else a.T_t * a.T_s
     pairs, steps = a.samples * a.heads * per_head, a.samples * a.heads * a.width * (2 * a.T_t + 2 * a.T_s)
     return {"flops": (10 if backward else 4) * a.width * pairs, "exps": pairs,
             "decisions": pairs * (a.threshold > 0), "bytes": FLOAT * steps * (2 if backward else 1)}
+
+
+def sum_of(address: int | None, count: int) -> int:
+    """The sum of some int32 at an address, 0 where there is none."""
+    there = ctypes.cast(address, ctypes.POINTER(ctypes.c_int32)) if address else None
+    return int(np.ctypeslib.as_array(there, (count,)).sum()) if there else 0
 
 
 COUNTS: dict[str, Callable[..., dict[str, float]]] = {
@@ -149,33 +154,49 @@ COUNTS: dict[str, Callable[..., dict[str, float]]] = {
 
 
 def measure(case: Any, repetitions: int, warm_up: int) -> dict[tuple[str, str], Work]:
-    """The work of each (pass, part) of the fastest of some training steps of our model."""
+    """The work of each (pass, part) of a training step of our model, each part as in the fastest of some steps.
+
+    Counting takes time, so a step that is not counted says what is left between the operations.
+    """
     job = SimpleNamespace(**asdict(case), device="cpu", implementation="ours", without=[], inference=False)
     model = benchmark_worker.build_ours(job).train()
     inputs, labels = benchmark_worker.make_inputs(job), torch.randn(job.batch, 1)
     optimizer = benchmark_worker.build_optimizer(model, plain=False)
-    vector, library = optimizer.param_groups[0]["params"], cpu.library()
-    steps = []
+    library = cpu.library()
+
+    def take(parts: Parts) -> dict[tuple[str, str], Work]:
+        with parts.during("forward"):
+            loss = (model(*inputs)[0] - labels).abs().mean()
+        with parts.during("backward"):
+            optimizer.zero_grad(set_to_none=False)
+            add_gradients(loss, model)
+        with parts.during("update"):
+            torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], benchmark_worker.CLIP)
+            optimizer.step()
+        return parts.work
+
+    uncounted, counted = [], []
     for _ in range(warm_up + repetitions):
+        uncounted.append(take(Parts()))
         parts = Parts()
         proxy = SimpleNamespace(**{name: parts.kernel(name, getattr(library, name)) for name in COUNTS})
         with patch.object(cpu, "library", lambda proxy=proxy: proxy), parts:
-            with parts.during("forward"):
-                loss = (model(*inputs)[0] - labels).abs().mean()
-            with parts.during("backward"):
-                optimizer.zero_grad(set_to_none=False)
-                add_gradients(loss, model)
-            with parts.during("update"):
-                torch.nn.utils.clip_grad_norm_(vector, benchmark_worker.CLIP)
-                optimizer.step()
-        steps.append(parts.work)
-    return min(steps[warm_up:], key=lambda work: sum(part.seconds for part in work.values()))
+            counted.append(take(parts))
+    work = {key: min((step[key] for step in counted[warm_up:]), key=lambda part: part.seconds) for key in counted[-1]}
+    for doing, name in [key for key in work if not key[1]]:
+        whole = min(step[doing, name].seconds for step in uncounted[warm_up:])
+        within = sum(part.seconds for (when, of), part in work.items() if when == doing and of)
+        work[doing, "between operations"] = Work(max(whole - within, 0))
+        del work[doing, name]
+    return dict(sorted(work.items(), key=lambda item: PASSES.index(item[0][0])))
 
 
 def report(cases: list, arguments: argparse.Namespace) -> str:
     """What the machine reaches, and the parts of each case's step beside it."""
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if kernels.state() != "compiled":
+        raise UserError(f"--limits counts what the CPU kernels do, and they are {kernels.state()}")
     rates, rows = machine_rates(), []
     for case in cases:
         work = measure(case, arguments.repetitions, arguments.warm_up)
@@ -184,7 +205,7 @@ def report(cases: list, arguments: argparse.Namespace) -> str:
             limit = part.limit(rates)
             rows.append((case.title, doing, name, f"{part.seconds:.3g}", f"{part.seconds / whole:.0%}",
                          f"{part.flops / 1e9:.3g}", f"{part.exps / 1e6:.3g}", f"{part.decisions / 1e6:.3g}",
-                         f"{part.bytes / 1e6:.3g}", f"{limit:.2g}", f"{limit / part.seconds:.0%}"))
+                         f"{part.bytes / 1e6:.3g}", f"{limit:.2g}", f"{limit / part.seconds:.0%}" if limit else ""))
         limit = sum(part.limit(rates) for part in work.values())
         sums = [sum(getattr(part, f.name) for part in work.values()) for f in fields(Work)]
         amounts = (f"{x / unit:.3g}" for x, unit in zip(sums[1:], (1e9, 1e6, 1e6, 1e6), strict=True))
