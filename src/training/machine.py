@@ -19,6 +19,7 @@ from src.training.distributed import process_count
 from modules import kernels
 
 CPU_IS_FULL = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")
+COMPILER = ("torch._dynamo.exc", "torch._inductor.exc")  # where the errors of torch's compiler are
 MALLOPT = {"M_MMAP_THRESHOLD": (-3, 2**25), "M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_TOP_PAD": (-2, 2**26)}
 
 
@@ -117,7 +118,7 @@ class TrainingError(UserError):
 @contextmanager
 def explained(advice: str) -> Iterator[None]:
     """TrainingError, with the advice, where memory runs out in the block; UserError where an operation that it uses has
-    no deterministic form.
+    no deterministic form, or torch's compiler fails.
     """
     try:
         yield
@@ -125,6 +126,8 @@ def explained(advice: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         if is_out_of_memory(error):
             raise TrainingError(f"out of memory: {advice}") from error
+        if type(error).__module__ in COMPILER:
+            raise UserError(f"--compile fails here, leave it out: {reason.split(' Set TORCH')[0]}") from error
         if "deterministic implementation" in reason:
             raise UserError(f"--deterministic cannot be had on this device: {reason.split('.')[0]}") from error
         raise

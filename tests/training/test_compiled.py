@@ -12,7 +12,9 @@ from torch._dynamo.utils import counters
 
 from modules.sequence import padding_mask
 from src.dataset import Split
+from src.errors import UserError
 from src.training.compiled import compile_layers
+from src.training.machine import explained
 from src.training.state import make_optimizer
 from tests.modules.test_models import UNALIGNED, small_inputs, small_model
 
@@ -82,6 +84,15 @@ def test_layers_that_record_decisions_are_not_compiled(half):
     model(*small_inputs(), decisions=decisions)
     assert decisions["gates"]
     assert counters["stats"]["unique_graphs"] == 1  # the feed-forward of the message update, which decides nothing
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    def fail(graph, inputs):
+        raise RuntimeError("no such compiler")
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=fail))
+    with pytest.raises(UserError, match="^--compile fails here, leave it out: .*no such compiler"), explained("advice"):
+        compiled("MulT")(*small_inputs())
 
 
 def test_a_trimmed_stream_has_one_of_few_lengths():
