@@ -210,7 +210,7 @@ def report(cases: list, arguments: argparse.Namespace) -> str:
         sums = [sum(getattr(part, f.name) for part in work.values()) for f in fields(Work)]
         amounts = (f"{x / unit:.3g}" for x, unit in zip(sums[1:], (1e9, 1e6, 1e6, 1e6), strict=True))
         rows.append((case.title, "all", "", f"{whole:.3g}", "100%", *amounts, f"{limit:.2g}", f"{limit / whole:.0%}"))
-    reached = (f"Alone, {torch.get_num_threads()} threads reach {rates.flops / 1e9:.0f} GFLOP/s in products, "
-               f"{rates.exps / 1e6:.0f} M exponentials/s, {rates.decisions / 1e6:.0f} M decisions/s and "
+    reached = (f"Alone, in threads: {torch.get_num_threads()}, this CPU reaches {rates.flops / 1e9:.0f} GFLOP/s in "
+               f"products, {rates.exps / 1e6:.0f} M exponentials/s, {rates.decisions / 1e6:.0f} M decisions/s and "
                f"{rates.bytes / 1e9:.1f} GB/s of memory.")
     return f"{reached}\n\n{markdown_table(HEAD, rows)}"
