@@ -13,6 +13,7 @@ from src.errors import UserError, printable
 from src.files import read_text, write_whole
 from src.runs.result import is_count, is_flag, is_number, is_record, is_text
 from src.runs.run_folder import as_trained
+from src.sealed import seal, unseal
 
 FORMAT = 2  # 1 is of the time of runs of format 2
 OUTCOMES = ("complete", "pruned", "failed")  # of a trial
@@ -20,7 +21,7 @@ OUTCOMES = ("complete", "pruned", "failed")  # of a trial
 
 def write_preset(path: Path, content: dict[str, Any]) -> None:
     """Write a preset's file, whole or not at all."""
-    write_whole(path, json.dumps({"format": FORMAT, **content}, indent=2).encode() + b"\n")
+    write_whole(path, json.dumps(seal({"format": FORMAT, **content}), indent=2).encode() + b"\n")
 
 
 def read_preset(path: str | Path) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def read_preset(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = json.loads(read_text(path))
+        content = unseal(json.loads(read_text(path)))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"--preset {printable(path)} is neither paper nor stock, and no file either") from error
     except (OSError, ValueError, RecursionError) as error:

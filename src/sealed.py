@@ -20,7 +20,7 @@ def unseal(content: Any) -> Any:
         return content
     rest = {name: value for name, value in content.items() if name != KEY}
     if content[KEY] != checksum(rest):
-        raise ValueError("it is not what was written")
+        raise ValueError(f"it is not what was written; whoever changed it by hand also deletes its {KEY}")
     return rest
 
 

@@ -25,6 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from main import main
+from src.runs.run_folder import read_metrics
+from src.sealed import unseal
 from tests.data_files import make_splits, write_dataset
 
 SMALL = ["--dataset", "mine", "--data_path", "../data", "--device", "cpu", "--embed_dim", "8", "--num_heads", "2",
@@ -108,8 +110,7 @@ def interrupt(flags, folder, seconds, chance):
 def outcome(folder):
     """What a finished run leaves, times apart, in a form that == compares to the last bit."""
     (run,) = (path.parent for path in folder.glob("results/*/*/*/seed1111/result.json"))
-    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    result = json.loads((run / "result.json").read_text())
+    epochs, result = read_metrics(run), unseal(json.loads((run / "result.json").read_text()))
     for record in (*epochs, result):
         del record["seconds"]
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)

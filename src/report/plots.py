@@ -17,7 +17,6 @@ A PMR that was trained with a --name of its own adds it to the names of its thre
 bars and confusion matrices alone.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ from matplotlib.figure import Figure
 
 from src.dataset import Split
 from src.errors import Parser, UserError, run_command
-from src.files import MOST_LOG, read_text
 from src.models import MODELS, PMR
 from src.report.drawing import (
     STYLE,
@@ -49,7 +47,7 @@ from src.report.escapes import drawn_text
 from src.report.folds import FOLDS_HELP, pool
 from src.report.read_runs import Group, collect, predictions_of
 from src.runs.decisions import read_decisions
-from src.runs.run_folder import OutdatedRunError
+from src.runs.run_folder import OutdatedRunError, read_metrics
 from src.runs.trained import load_trained
 from src.tasks import Classification, task_of_result
 
@@ -85,11 +83,11 @@ def find_pooled(folds: Sequence[str]) -> tuple[dict[Group, dict[str, list]], lis
 def read_run(result: dict[str, Any]) -> Run:
     """The Run of a result; UserError where its metrics.jsonl is missing or damaged."""
     path = result["folder"] / "metrics.jsonl"
+    epochs = read_metrics(result["folder"])
     try:
-        epochs = [json.loads(line) for line in read_text(path, MOST_LOG).splitlines()]
         losses = np.stack(list(loss_curves(epochs).values()))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is missing or damaged; train the run again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged; train the run again") from error
     if len(epochs) != result["epochs"] or not np.isfinite(losses).all():
         raise UserError(f"{path} is damaged; train the run again")
     return Run(result, epochs)

@@ -1,6 +1,5 @@
 """Runs as tables, figures and comparisons read them: from run folders, or from a log, ours or the original MulT's."""
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -13,8 +12,8 @@ import numpy as np
 from src import files
 from src.errors import UserError
 from src.models import MODELS
-from src.runs.result import difference_of_settings, name_task
-from src.runs.run_folder import read_arrays, read_json, read_result
+from src.runs.result import difference_of_settings, is_same, name_task, without_nan
+from src.runs.run_folder import read_arrays, read_json, read_metrics, read_result
 from src.tasks import (
     PROTOCOLS,
     TASKS,
@@ -74,6 +73,7 @@ def collect(results_dir: str | Path, dataset: str | None = None) -> tuple[dict[G
             continue  # moved aside by a later run
         try:
             run = {**(read_result(folder) or {}), "folder": folder}
+            check_follows(run, folder)
             group = Group(run["dataset"], "aligned" if run["aligned"] else "unaligned", run["protocol"])
             place = group[:2]
             if folder.parts[-4:-2] != place or folder.name != f"seed{run['seed']}":
@@ -129,7 +129,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     check_run_folder(folder)
     result = read_result(folder)
     try:
-        records = [json.loads(line) for line in read_text(folder / "metrics.jsonl").splitlines()]
+        records = read_metrics(folder)
         epochs = [
             (record["epoch"], {key: defined(record[key]) for key in (*LOSSES, "seconds")}) for record in records
         ]
@@ -271,6 +271,7 @@ def read_seeds(folder: str | Path) -> dict[str, Any]:
     runs = {}
     for seed, path in seed_folders(folder).items():
         if (result := read_result(path)) is not None:
+            check_follows(result, path)
             runs[seed] = {"result": result, **read_predictions(path / "predictions.npz")}
     if not runs:
         raise UserError(f"{folder} holds no finished seed<k> run; without --seeds, single runs are compared")
@@ -280,6 +281,19 @@ def read_seeds(folder: str | Path) -> dict[str, Any]:
 def predictions_of(run: dict[str, Any]) -> dict[str, np.ndarray]:
     """The test ids, predictions and labels of a run of `collect` or `pool`."""
     return run["predictions"] if "predictions" in run else read_predictions(run["folder"] / "predictions.npz")
+
+
+def check_follows(result: dict[str, Any], folder: Path) -> None:
+    """UserError unless the test metrics of a folder's result are those of its predictions, where these can be read."""
+    try:
+        found = read_predictions(folder / "predictions.npz")
+        metrics = without_nan(task_of_result(result).metrics(found["predictions"], found["labels"]))
+    except (UserError, ValueError, TypeError, IndexError):
+        return  # what needs the predictions says that they cannot be had
+    for name, then in result["test"].items():
+        if name in metrics and not is_same(then, metrics[name]):
+            raise UserError(f"{folder}/result.json does not follow from predictions.npz: test {name} is {then} there "
+                            f"and {metrics[name]} by the predictions; train the run again")
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:

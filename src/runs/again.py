@@ -1,7 +1,6 @@
 """A second look at a run: its checkpoint evaluated again, or all of it trained again."""
 
 import hashlib
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 import torch
 
 from src.errors import UserError, printable
-from src.files import MOST_LOG, read_text
 from src.runs.result import check_reproduced, is_count
 from src.runs.resume import differences_of_environment
 from src.runs.run import train
-from src.runs.run_folder import check_numbers, read_arrays, read_json, read_result
+from src.runs.run_folder import check_numbers, read_arrays, read_json, read_metrics, read_result
 from src.runs.trained import load_trained
 from src.settings import Settings, read_settings
 from src.train import evaluate
@@ -100,13 +98,8 @@ def first_difference(one: Path, other: Path) -> str | None:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything that a repetition must have again, times apart, by its place."""
-    path = Path(folder) / "metrics.jsonl"
-    try:
-        epochs = [json.loads(line) for line in read_text(path, MOST_LOG).splitlines()]
-        places = {f"in epoch {i}, {name}": value for i, epoch in enumerate(epochs, 1) for name, value in epoch.items()
-                  if name not in TIMES}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} is missing or damaged: there is nothing to compare with") from error
+    places = {f"in epoch {i}, {name}": value for i, epoch in enumerate(read_metrics(folder), 1)
+              for name, value in epoch.items() if name not in TIMES}
     for name, array in sorted(read_arrays(folder / "predictions.npz").items()):
         digest = hashlib.sha256(array.tobytes()).hexdigest()
         places[f"in predictions.npz, {name}"] = f"{array.dtype} {array.shape}, SHA-256 {digest}"

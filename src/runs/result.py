@@ -111,9 +111,14 @@ def check_reproduced(result: dict, splits: Mapping[str, Evaluation], folder: Any
         now = split_metrics(evaluation)
         for name, then in result[split].items():
             value = now[name]
-            if then != value and (then is None or value is None or not math.isclose(then, value, rel_tol=1e-4)):
+            if not is_same(then, value):
                 raise UserError(f"{folder} is not reproduced: {split} {name} was {then} and is now {value}; "
                                 "has the data or the code changed?")
+
+
+def is_same(then: float | None, now: float | None) -> bool:
+    """Whether a metric is what it was, but for the last digits, in which machines differ."""
+    return then == now or (then is not None and now is not None and math.isclose(then, now, rel_tol=1e-4))
 
 
 def is_number(value: Any) -> bool:

@@ -30,8 +30,9 @@ from torch import nn
 from tqdm import tqdm
 
 from src.errors import UserError, is_of_console, printable
-from src.files import FolderLock, check_zip, keep, read_text, write_whole
+from src.files import MOST_LOG, FolderLock, check_zip, keep, read_text, write_whole
 from src.runs.result import check_result, name_task
+from src.sealed import seal, unseal
 
 FORMAT = 3  # of config.json, checkpoint.pt, last.pt and result.json; those from 1 on are read
 APPENDED = ("log.txt", "metrics.jsonl")
@@ -122,13 +123,13 @@ class RunFolder:
 
     def write_json(self, name: str, content: dict) -> None:
         """Write config.json or result.json."""
-        text = json.dumps({"format": FORMAT, **content}, indent=2)
+        text = json.dumps(seal({"format": FORMAT, **content}), indent=2)
         write_whole(self.path / name, text.encode() + b"\n")
 
     def append_metrics(self, record: dict) -> None:
         """Add a line to metrics.jsonl."""
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(seal(record)) + "\n")
             keep(file)
 
     def save_checkpoint(self, model: nn.Module, epoch: int, config: dict) -> None:
@@ -255,7 +256,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def read_json(path: Path) -> dict:
     """The dict of a config.json or result.json; UserError where it cannot be read."""
     try:
-        content = json.loads(read_text(path))
+        content = unseal(json.loads(read_text(path)))
         check_format(content, path)
         as_trained(content, content["format"])
     except FileNotFoundError as error:
@@ -263,3 +264,17 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged; delete it or train the run again") from error
     return content
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a folder's metrics.jsonl, one for each epoch; UserError where they are missing or damaged."""
+    path = folder / "metrics.jsonl"
+    try:
+        records = [unseal(json.loads(line)) for line in read_text(path, MOST_LOG).splitlines()]
+        if not all(isinstance(record, dict) for record in records):
+            raise ValueError("a line is not of an epoch")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; train the run again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged; train the run again") from error
+    return records

@@ -1,6 +1,5 @@
 """The trials of a search, and the preset of the best one. `python -m src tune` starts this."""
 
-import json
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ from src.report.escapes import drawn_text
 from src.report.plots import save
 from src.runs.log import TrainingLog
 from src.runs.run import begin, fit_into, prepare
-from src.runs.run_folder import RunFolder
+from src.runs.run_folder import RunFolder, read_metrics
 from src.search.space import draw, search_space, start
 from src.search.study import Study, Trial
 from src.settings import Settings, presettable, resolve
@@ -144,7 +143,4 @@ class Search:
 
 def seconds_of_epochs(folder: Path) -> float:
     """The seconds of all epochs of the runs in a trial's folder."""
-    return sum(
-        json.loads(line)["seconds"]
-        for path in folder.glob("seed*/metrics.jsonl") for line in path.read_text(encoding="utf-8").splitlines()
-    )
+    return sum(epoch["seconds"] for path in folder.glob("seed*/metrics.jsonl") for epoch in read_metrics(path.parent))

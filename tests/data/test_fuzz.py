@@ -16,6 +16,7 @@ from main import main
 from src.errors import run_command
 from src.report import compare, tables
 from src.report.plots import find_runs
+from src.sealed import unseal
 from tests.data_files import make_splits, write_dataset
 from tests.runs.test_bad_input import CUT, DONE, RESUME, SMALL, edit, template  # noqa: F401 (a fixture)
 
@@ -171,7 +172,7 @@ def test_results(restored, capsys, damaging, name):
 def test_results_of_another_form(restored, capsys, changing, name):
     folder = restored()
     path = folder / DONE / name
-    content = json.loads(path.read_text())
+    content = unseal(json.loads(path.read_text()))
     changing(content)
     path.write_text(json.dumps(content))
     read_all(capsys, folder)

@@ -13,6 +13,7 @@ from src.eval_metrics import EMOTIONS
 from src.report.compare import COLOUR_END, COLOURS, compare, compare_seeds, largest, main, report
 from src.report.read_runs import read_run, read_seeds
 from src.report.significance import MAIN, p_text
+from src.runs.result import without_nan
 from src.tasks import EmotionClassification, SentimentRegression
 from tests.data_files import make_splits, write_dataset
 from tests.run_files import result_content
@@ -394,7 +395,10 @@ def test_one_seed_and_an_undefined_metric(tmp_path, capsys):
     for model in "AB":
         path = write_seed(tmp_path / model, 1, noise=0.5)
         result = json.loads((path / "result.json").read_text())
-        result["test"]["corr"] = None
+        arrays = dict(np.load(path / "predictions.npz"))
+        arrays["test_predictions"] = np.ones_like(arrays["test_predictions"])
+        np.savez(path / "predictions.npz", **arrays)
+        result["test"] |= without_nan(SentimentRegression().metrics(arrays["test_predictions"], arrays["test_labels"]))
         (path / "result.json").write_text(json.dumps(result))
     text = output(capsys, tmp_path / "A", tmp_path / "B", "--seeds")
     assert cells(text, "corr")[:5] == ["corr", "nan", "nan", "0", "="]
@@ -436,7 +440,8 @@ def test_seeds_on_other_samples_are_errors(tmp_path, capsys, changed, words):
                       dataset="mosei" if changed == "dataset" else "mosi")
     arrays = dict(np.load(path / "predictions.npz"))
     if changed in ("ids", "labels"):
-        arrays[f"test_{changed}"] = np.roll(arrays[f"test_{changed}"], 1)
+        for name in {"ids": ["ids"], "labels": ["labels", "predictions"]}[changed]:  # so that metrics stay
+            arrays[f"test_{name}"] = np.roll(arrays[f"test_{name}"], 1, axis=0)
         np.savez(path / "predictions.npz", **arrays)
     message = complaint(capsys, tmp_path / "A", tmp_path / "B", "--seeds")
     assert words in message

@@ -169,8 +169,8 @@ def test_wrong_patterns_of_clusters_are_errors(tmp_path, capsys):
 @pytest.mark.parametrize("spoil", [
     lambda path: (path / "predictions.npz").unlink(),
     lambda path: (path / "predictions.npz").write_bytes(b"PK"),
-    lambda path: np.savez(path / "predictions.npz", test_predictions=np.zeros((60, 1)), test_labels=np.zeros((60, 1)),
-                          test_ids=[f"other{i}" for i in range(60)]),
+    lambda path: np.savez(path / "predictions.npz", **dict(np.load(path / "predictions.npz"))
+                          | {"test_ids": [f"other{i}" for i in range(60)]}),
 ])
 def test_no_difference_without_the_same_samples(tmp_path, spoil):
     write_run(tmp_path, model="MulT", noise=2.0)
@@ -178,6 +178,17 @@ def test_no_difference_without_the_same_samples(tmp_path, spoil):
     table = table_of(tmp_path)
     assert rows_of(table)["MulT"].less == {}
     assert any("No difference from MulT" in note for note in table.notes)
+
+
+@pytest.mark.parametrize("change", [{"mae": -5.0}, {"acc7": 500.0}, {"corr": None}, {"f1": 0.123}])
+def test_metrics_that_do_not_follow_from_the_predictions_are_left_out(tmp_path, change):
+    write_run(tmp_path, model="MulT")
+    path = write_run(tmp_path, model="PMR")
+    result = json.loads((path / "result.json").read_text())
+    (path / "result.json").write_text(json.dumps(result | {"test": result["test"] | change}))
+    groups, (problem,) = collect(tmp_path)
+    assert list(*groups.values()) == ["MulT"]
+    assert problem.startswith(f"{path}/result.json does not follow from predictions.npz: test {next(iter(change))} is ")
 
 
 def test_missing_models_leave_their_published_figures(tmp_path):

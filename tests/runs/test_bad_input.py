@@ -11,6 +11,7 @@ import torch
 from main import main
 from src.data.specs import find_spec
 from src.runs.run_folder import RunFolder
+from src.sealed import unseal
 from tests.data.test_dataset import DEFECTS, FILES
 from tests.data_files import make_splits, write_dataset
 
@@ -83,7 +84,7 @@ def edit(path, change):
             change(content)
             torch.save(content, folder / path)
         else:
-            content = json.loads((folder / path).read_text())
+            content = unseal(json.loads((folder / path).read_text()))
             change(content)
             (folder / path).write_text(json.dumps(content))
     return spoil

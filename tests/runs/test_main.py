@@ -18,6 +18,8 @@ from src.dataset import load_dataset
 from src.report.compare import main as compare
 from src.report.read_runs import read_run
 from src.report.tables import write_tables
+from src.runs.run_folder import read_metrics
+from src.sealed import unseal
 from src.tasks import SentimentRegression
 from tests.data_files import make_mmsa_splits, make_splits, write_dataset
 from tests.modules.test_models import TRANSFORMERS
@@ -53,7 +55,7 @@ def command(folder, *arguments, dataset="mine", results="results"):
 
 
 def metrics_without_time(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = read_metrics(run)
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
@@ -283,7 +285,7 @@ def test_runs_of_the_first_format_are_read(folder, capsys):
         assert main(command(folder, *flags, results=name)) == 0
         run = folder / name / "mine/unaligned/MulT/seed1111"
         for path in (run / "config.json", run / "result.json"):
-            path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+            path.write_text(json.dumps(unseal(json.loads(path.read_text())) | {"format": 1}))
         torch.save(torch.load(run / "checkpoint.pt", weights_only=True) | {"format": 1}, run / "checkpoint.pt")
         assert main(["--eval", str(run)]) == code
         assert main(["--repeat", str(run)]) == code

@@ -20,7 +20,8 @@ from main import main
 from src import files as atomic
 from src.files import FolderLock
 from src.runs.log import TrainingLog
-from src.runs.run_folder import RunFolder
+from src.runs.run_folder import RunFolder, read_metrics
+from src.sealed import unseal
 from src.training.stop import StopRequested
 from tests.data_files import give_data, make_splits, write_dataset
 
@@ -51,8 +52,7 @@ def whole(tmp_path_factory):
 
 def outcome(run):
     """Epochs, result and predictions of a run, without times."""
-    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    result = json.loads((run / "result.json").read_text())
+    epochs, result = read_metrics(run), unseal(json.loads((run / "result.json").read_text()))
     for record in (*epochs, result):
         del record["seconds"]
     return epochs, result, {name: array.tobytes() for name, array in np.load(run / "predictions.npz").items()}
@@ -289,8 +289,9 @@ def test_repeat_says_that_a_run_came_out_the_same(folder, capsys):
     assert f"# repeats {run} to the last bit\n" in capsys.readouterr().out
     assert {path.name for path in run.iterdir()} == {path.name for path in run.with_name("seed4.repeat").iterdir()}
 
-    metrics = (run / "metrics.jsonl").read_text()
-    (run / "metrics.jsonl").write_text(re.sub(r'"valid_mae": [\d.]+', '"valid_mae": 9.5', metrics))
+    epochs = read_metrics(run)
+    epochs[0]["valid_mae"] = 9.5
+    (run / "metrics.jsonl").write_text("".join(json.dumps(epoch) + "\n" for epoch in epochs))
     assert main(["--repeat", str(run), "--data_path", str(folder / "data")]) == 1
     assert re.search(rf"# DOES NOT REPEAT {run}: in epoch 1, valid_mae was 9.5 and is \d", capsys.readouterr().out)
 
