@@ -116,6 +116,18 @@ def inflating_checkpoint(folder, size):
             f"--init_from={packed}"], "would unpack to"
 
 
+def slow_checkpoint(folder, size):
+    """A checkpoint with a long tuple as a key many times."""
+    saved, packed = io.BytesIO(), folder / "packed.pt"
+    torch.save({}, saved)
+    with zipfile.ZipFile(saved) as whole, zipfile.ZipFile(packed, "w") as archive:
+        for name in whole.namelist():
+            slow = b"\x80\x02" + long_key(size) + b"."
+            archive.writestr(name, slow if name.endswith("/data.pkl") else whole.read(name))
+    return ["train", "--dataset=demo", "--model=MulT", f"--results_dir={folder / 'results'}",
+            f"--init_from={packed}"], "a key that is not plain"
+
+
 def growing_member(folder, size):
     """A zip whose member has far more bytes than it states."""
     archive = folder / "growing.zip"
@@ -164,7 +176,8 @@ HOSTILE = {
     "HDF5: a virtual data set": of_csd("takes values from other files", virtual),
     "HDF5: a data set of which nothing is stored": of_csd("of which 0 are stored", sparse),
     "HDF5: a data set that inflates": of_csd("are stored", compressed),
-    "checkpoint that inflates": inflating_checkpoint,
+    "checkpoint: one that inflates": inflating_checkpoint,
+    "checkpoint: a long tuple as a key many times": slow_checkpoint,
     "zip: a member larger than stated": growing_member,
     "log: a setting that never ends": of_log("no line of a finished epoch",
                                              lambda size: "# a = " + "  (" * max(size, 200_000)),

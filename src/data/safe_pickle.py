@@ -12,7 +12,6 @@ Home-made, since libraries that refuse foreign names (torch.load with weights_on
 import mmap
 import pickle
 import struct
-from collections import Counter
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
@@ -21,6 +20,7 @@ import numpy as np
 from src.data.stand_ins import (
     BUILDERS,
     PLAIN_TYPES,
+    Anything,
     PickledArray,
     PickledDict,
     PickledDtype,
@@ -38,7 +38,6 @@ GROWTH, FREE_GROWTH = 16, 1 << 24  # what instructions may make: so many times t
 ITEM = 100  # bytes that an item of a dict takes, an empty container, or a place in the memo
 LAST_PLACE = 2**32  # of the memo
 SHORT = (pickle.MARK, pickle.EMPTY_LIST, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.MEMOIZE)  # of one byte
-MOST_ALIKE = 100  # keys of a dict with one hash: floats have up to 34
 
 
 class MappedFile:
@@ -200,10 +199,7 @@ class ArrayUnpickler(pickle._Unpickler):
                 made = self._flat(value).reshape(value.shape, order=value.order)
                 made = made if value.axes is None else made.transpose(value.axes)
             case PickledDict():
-                keys = [self.finish(key) for key, _ in value.items]
-                if max(Counter(map(hash, keys)).values(), default=0) > MOST_ALIKE:
-                    raise pickle.UnpicklingError("a dict with keys that were made to be slow")
-                made = dict(zip(keys, [self.finish(item) for _, item in value.items], strict=True))
+                made = {self.finish(key): self.finish(item) for key, item in value.items}
             case list() | tuple():
                 made = type(value)([self.finish(item) for item in value])
             case _:
@@ -236,6 +232,38 @@ class ArrayUnpickler(pickle._Unpickler):
         for i, item in enumerate(value.content):
             flat[i] = self.finish(item)
         return flat
+
+
+class Walker(ArrayUnpickler):
+    """Goes through a pickle of any content, of which it makes nothing."""
+
+    def find_class(self, module, name):
+        """Whatever it is."""
+        return Anything
+
+    def persistent_load(self, pid):
+        """A storage, or a class with its source."""
+        return Anything
+
+    def load_frozenset(self):
+        """A set made of what precedes it."""
+        items = self.pop_mark()
+        self.append(Anything())
+        for item in items:
+            self.stack[-1].add(item)
+
+    dispatch = MappingProxyType({
+        **ArrayUnpickler.dispatch, pickle.EMPTY_SET[0]: lambda self: self.append(Anything()),
+        pickle.FROZENSET[0]: load_frozenset,
+    })
+
+
+def check_cost(file: BinaryIO, pickles: int = 1) -> None:
+    """Read so many pickles of any content; UnpicklingError where loading them may take long or much memory."""
+    for _ in range(pickles):
+        walker = Walker(file)
+        walker.load()
+        file.seek(walker.source.position)
 
 
 def load_arrays(file: BinaryIO) -> Any:

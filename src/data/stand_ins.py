@@ -10,7 +10,8 @@ import numpy as np
 
 SIMPLE_KINDS = "biufSUO"  # dtype kinds: bool, integers, floats, bytes, str, and objects, which are unpickled in turn
 PLAIN_TYPES = (str, bytes, bytearray, int, float, type(None), np.generic)
-MOST_PARTS, MOST_BITS = 16, 64  # of a key of a dict: of a tuple, and of an integer
+MOST_PARTS, MOST_BITS = 16, 64  # of a key of a dict: of a tuple, and of a number
+MOST_ALIKE = 100  # keys of a dict with one hash: floats have up to 34
 LONGEST_CODE = 32  # characters of a dtype's code
 FACTORIES = ("dict", "float", "int", "list", "long", "str", "tuple", "unicode")  # of a defaultdict, Python 2's too
 
@@ -86,17 +87,21 @@ class PickledScalar:
 
 class PickledDict:
     """Stands for a dict until the pickle is read. Its keys are plain and small: to hash a tuple that holds tuples many
-    times over, or a long one many times, would never end.
+    times over, or a long one many times, would never end, nor would comparing many of one hash.
     """
 
     def __init__(self) -> None:
         self.items: list[tuple[Any, Any]] = []
+        self.alike: dict[int, int] = {}  # keys of each hash
 
     def __setitem__(self, key: Any, value: Any) -> None:
         parts = key if isinstance(key, tuple) else (key,)
         if len(parts) > MOST_PARTS or not all(map(is_plain_key, parts)):
             raise pickle.UnpicklingError("a dict with a key that is not plain")
         self.items.append((key, value))
+        self.alike[hash(key)] = self.alike.get(hash(key), 0) + 1
+        if self.alike[hash(key)] > MOST_ALIKE:
+            raise pickle.UnpicklingError("a dict with keys that were made to be slow")
 
     def __setstate__(self, state: Any) -> None:
         """Attributes, which an OrderedDict of Python 2 brings along, are left out."""
@@ -106,7 +111,31 @@ def is_plain_key(key: Any) -> bool:
     """Whether it is a text or a number of a size that numbers have."""
     if isinstance(key, int):
         return key.bit_length() <= MOST_BITS
+    if isinstance(key, PickledScalar) and key.dtype.kind == "f":
+        return key.dtype.itemsize * 8 <= MOST_BITS
     return isinstance(key, (*PLAIN_TYPES, PickledScalar, Stretch))
+
+
+class Anything(PickledDict):
+    """Stands for whatever a checkpoint names or makes: it takes what it is given, and is a set too."""
+
+    def __new__(cls, *arguments: Any) -> "Anything":
+        """Made without a call, too."""
+        made = super().__new__(cls)
+        PickledDict.__init__(made)
+        return made
+
+    def __init__(self, *arguments: Any) -> None:
+        """Arguments are left alone."""
+
+    def add(self, item: Any) -> None:
+        """An entry, which is hashed."""
+        self[item] = None
+
+    def append(self, *items: Any) -> None:
+        """Entries, which are not."""
+
+    extend = append
 
 
 def build_dict(items: Iterable = ()) -> PickledDict:

@@ -29,6 +29,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from src.data.safe_pickle import check_cost
 from src.errors import UserError, is_of_console, printable
 from src.files import MOST_LOG, FolderLock, check_zip, keep, read_text, write_whole
 from src.runs.result import check_result, name_task
@@ -193,6 +194,7 @@ def load_saved(path: Path) -> dict:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():  # torch itself does not look at the checksums
                 raise zipfile.BadZipFile(f"{broken} is not what was written")
+            check_content(archive)
         saved = torch.load(path, map_location="cpu", weights_only=True)
         check_format(saved, path)
         as_trained(saved.get("config"), saved["format"])
@@ -201,6 +203,13 @@ def load_saved(path: Path) -> dict:
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{path} is damaged or not a checkpoint of this project; train the run again") from error
     return saved
+
+
+def check_content(archive: zipfile.ZipFile) -> None:
+    """UnpicklingError where the content of a checkpoint of torch would take long to load."""
+    for name in archive.namelist():
+        if name.endswith("/data.pkl"):
+            check_cost(io.BytesIO(archive.read(name)))
 
 
 def check_format(content: dict, path: Path) -> None:

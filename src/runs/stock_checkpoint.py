@@ -19,12 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.data.safe_pickle import check_cost
 from src.errors import UserError, printable
-from src.files import check_zip
+from src.files import check_zip, open_file
+from src.runs.run_folder import check_content
 
 BOOKKEEPING = ("version", "_float_tensor")  # buffers of the original that hold nothing learned
 INSIDE = ("model", "state_dict", "model_state_dict")  # where a checkpoint has its model
 WRAPPERS = ("module.", "_orig_mod.", "model.", "Model.")  # DataParallel, torch.compile, Lightning, MMSA
+OLD_PICKLES = 5  # of torch before 1.6: a number, a version, the system, the model, and the names of its storages
 SHOWN = 3  # names in a message
 
 
@@ -89,6 +92,8 @@ def check_archive(path: str | Path) -> None:
     if tarfile.is_tarfile(path):
         raise ValueError("it is a tar file, as torch wrote before 0.2")
     if not zipfile.is_zipfile(path):
+        with open_file(path) as file:
+            check_cost(file, OLD_PICKLES)
         return
     check_zip(path, most=1)
     with zipfile.ZipFile(path) as archive:
@@ -96,6 +101,7 @@ def check_archive(path: str | Path) -> None:
             raise ValueError("it is compressed, which torch never does")
         if any(name.endswith("/constants.pkl") for name in archive.namelist()):
             raise ValueError("it is TorchScript")
+        check_content(archive)
 
 
 def tensors_of(content: Any) -> dict[str, Tensor]:
