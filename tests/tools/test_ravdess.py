@@ -12,6 +12,7 @@ import pytest
 from src.data.specs import find_spec
 from src.dataset import load_dataset
 from src.report.significance import clusters_of
+from src.tools import ravdess_features
 from src.tools.ravdess import FOLDS, Clip, labels_of, main, make_splits, split_of
 from src.tools.ravdess_features import ACTION_UNITS, MELS, RATE, face_frames, faces_of_clips, sound
 
@@ -172,6 +173,13 @@ def test_damaged_files_are_named(tmp_path):
         with pytest.raises(Exception, match=said) as found:
             read(tmp_path / name)
         assert name in str(found.value)
+
+
+def test_a_sound_that_does_not_end_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(ravdess_features, "LONGEST", 1)
+    write_sound(tmp_path / "long.wav", seconds=1.5)
+    with pytest.raises(Exception, match=r"long\.wav is longer than 1 s"):
+        sound(tmp_path / "long.wav", 512)
 
 
 def test_without_librosa_the_install_command_is_named(tmp_path, monkeypatch):
