@@ -50,9 +50,9 @@ def open_file(path: str | Path) -> BufferedReader:
 def read_text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str:
     """The text of a file in UTF-8, or in UTF-16 with its mark, as PowerShell writes; OSError where it is longer."""
     with open_file(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"it is longer than {most >> 20} MB", str(path))
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(errno.EFBIG, f"it is longer than {most >> 20} MB", str(path))
+        content = file.read()
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if marked else "utf-8-sig", errors).replace("\r\n", "\n").replace("\r", "\n")
 

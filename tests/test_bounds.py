@@ -1,8 +1,10 @@
 """Hostile files end in one line and exit code 2, soon. tests/measure_bounds.py measures larger ones."""
 
 import io
+import os
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ import torch
 
 import main as training
 from src.__main__ import run
+from src.data.cache import read_file
 from src.errors import LONGEST, UserError, run_command, say
 from src.files import MOST_TEXT, check_zip, open_file, read_text
 from src.predict.clips import open_clips
 from src.runs.run_folder import load_saved, read_arrays
+from tests.data_files import make_splits, write_dataset
 from tests.hostile_files import HOSTILE
 
 SIZE = 1 << 15  # bytes
@@ -77,3 +81,14 @@ def test_devices_and_long_texts_are_not_read(tmp_path):
 def test_a_line_has_an_end(capsys):
     say("x" * 10**6)
     assert len(capsys.readouterr().err) == LONGEST + 1
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "labels_and_padding.npz", "train_text.npy"])
+def test_a_cache_with_a_pipe_in_it_is_made_again(tmp_path, name):
+    write_dataset(tmp_path, "mine", make_splits(), aligned=True)
+    path, check = tmp_path / "mine_data.pkl", lambda splits: None
+    folder = Path(read_file(path, None, check).place) / "arrays"
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    read_file(path, None, check)
+    assert (folder / name).is_file()

@@ -32,7 +32,7 @@ from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, read_layout
 from src.data.rows import MANIFEST, Rows, header_of
 from src.errors import UserError, printable
-from src.files import open_file, wait_for
+from src.files import MOST_LOG, check_zip, open_file, read_text, wait_for
 from src.sealed import seal, unseal
 
 FORMAT = 2  # of the manifest and of what the arrays mean; 1 had no checksums
@@ -201,7 +201,7 @@ def load(folder: Path, source: dict[str, Any], wanted: Iterable[str] = SPLITS) -
     arrays = folder / "arrays"
     try:
         opened = os.stat(arrays).st_ino
-        manifest = unseal(json.loads((arrays / MANIFEST).read_bytes()))
+        manifest = unseal(json.loads(read_text(arrays / MANIFEST, MOST_LOG)))
         if manifest["format"] != FORMAT or not source.items() <= manifest["source"].items():
             return None
         splits = _load_splits(arrays, manifest, wanted)
@@ -215,6 +215,7 @@ def load(folder: Path, source: dict[str, Any], wanted: Iterable[str] = SPLITS) -
 def _load_splits(folder: Path, manifest: dict[str, Any], wanted: Iterable[str]) -> dict[str, ConvertedSplit]:
     """{split: ConvertedSplit} out of a folder; ValueError where an array does not fit the manifest."""
     splits = {}
+    check_zip(folder / "labels_and_padding.npz")
     with np.load(folder / "labels_and_padding.npz", allow_pickle=False) as rest:
         for name in wanted:
             split = splits[name] = ConvertedSplit(

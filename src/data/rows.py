@@ -43,7 +43,7 @@ class Rows:
         self.checked = np.zeros(len(self), dtype=bool)
         header = header_of(self.shape)
         self.start = len(header)
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # it may be a pipe
         weakref.finalize(self, os.close, self.descriptor)
         size = os.fstat(self.descriptor).st_size
         if os.pread(self.descriptor, self.start, 0) != header or size != self.start + self.nbytes:
