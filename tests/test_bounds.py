@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -16,6 +17,7 @@ from src.data.cache import read_file
 from src.errors import LONGEST, UserError, run_command, say
 from src.files import MOST_TEXT, check_zip, open_file, read_text
 from src.predict.clips import open_clips
+from src.report import compare, read_runs
 from src.runs.run_folder import load_saved, read_arrays
 from tests.data_files import make_splits, write_dataset
 from tests.hostile_files import HOSTILE
@@ -92,3 +94,18 @@ def test_a_cache_with_a_pipe_in_it_is_made_again(tmp_path, name):
     os.mkfifo(folder / name)
     read_file(path, None, check)
     assert (folder / name).is_file()
+
+
+LONG_LINES = ["# a = {}  (", "# a = {}", "# a on {}", "# {}", "# task: a of {}", "# task: score, from {}", "Epoch {}",
+              "Epoch 1 | Batch {}", "Epoch 1 | Time {}", "a: {}x", "a:{}", "| Time{}", "# parameters: {}"]
+
+
+@pytest.mark.parametrize("piece", ["  (", "a", " ", "1", "1,", " :", " of ", ": MulT splits"])
+def test_no_line_of_a_log_keeps_an_expression_busy(piece):
+    expressions = [x for module in (read_runs, compare) for x in vars(module).values() if isinstance(x, re.Pattern)]
+    assert len(expressions) > 8
+    for line in LONG_LINES:
+        for expression in expressions:
+            started = time.process_time()
+            expression.sub("", line.format(piece * 20_000) + "\n")
+            assert time.process_time() - started < 0.5, (expression.pattern, line)
