@@ -58,11 +58,15 @@ def read_text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -
 
 
 def check_zip(path: str | Path, most: int = MOST_DENSE) -> None:
-    """OSError where a zip unpacks to more than `most` times its size, and BadZipFile where it is none."""
+    """OSError where a zip unpacks to more than `most` times its size; BadZipFile where it is none, or a member is not
+    what was written. numpy compares only the checksums of members that it reads to their end, torch none.
+    """
     with open_file(path) as file, zipfile.ZipFile(file) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > FREE_SIZE + most * os.fstat(file.fileno()).st_size:
             raise OSError(errno.EFBIG, f"it would unpack to {unpacked:,} bytes", str(path))
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(f"{broken} is not what was written")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The PMR model, and the registry of every model that main.py trains."""
 
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +219,9 @@ MODELS: dict[str, type[nn.Module]] = {
 }
 
 
+signature_of: Any = cache(signature)  # each command asks for it hundreds of times
+
+
 def find_model(name: str) -> str:
     """The registry's spelling of a model's name given in any case."""
     for known in MODELS:
@@ -229,7 +232,7 @@ def find_model(name: str) -> str:
 
 def arguments_of(name: str) -> dict[str, Any]:
     """The arguments of a model's class and their defaults, Signature.empty where there is none."""
-    return {p.name: p.default for p in signature(MODELS[find_model(name)]).parameters.values()}
+    return {p.name: p.default for p in signature_of(MODELS[find_model(name)]).parameters.values()}
 
 
 def options_of(name: str) -> dict[str, Option]:

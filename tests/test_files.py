@@ -1,17 +1,30 @@
 """Whole files and locks, where several processes write at once and disks refuse."""
 
 import os
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from src.files import FolderLock, is_held, read_text, replacing, write_whole
+from src.files import FolderLock, check_zip, is_held, read_text, replacing, write_whole
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_is_no_text(tmp_path, encoding):
     (tmp_path / "log").write_bytes("Epoch é\r\n".encode(encoding))
     assert read_text(tmp_path / "log") == "Epoch é\n"
+
+
+def test_a_member_that_is_not_what_was_written(tmp_path):
+    """numpy itself reads these labels as halves, and no checksum, since it does not come to the end."""
+    path = tmp_path / "labels.npz"
+    np.savez(path, labels=np.ones(60_000, dtype=np.float32))
+    check_zip(path)
+    path.write_bytes(path.read_bytes().replace(b"<f4", b"<f2"))
+    assert len(np.load(path)["labels"]) == 60_000
+    with pytest.raises(zipfile.BadZipFile, match=r"labels\.npy is not what was written"):
+        check_zip(path)
 
 
 def test_two_may_write_one_file(tmp_path):

@@ -19,7 +19,6 @@ import json
 import os
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,8 +191,6 @@ def load_saved(path: Path) -> dict:
     try:
         check_zip(path, most=1)  # torch never compresses
         with zipfile.ZipFile(path) as archive:
-            if broken := archive.testzip():  # torch itself does not look at the checksums
-                raise zipfile.BadZipFile(f"{broken} is not what was written")
             check_content(archive)
         saved = torch.load(path, map_location="cpu", weights_only=True)
         check_format(saved, path)
@@ -257,8 +254,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; train the run again") from error
-    except (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile,
-            zlib.error) as error:
+    except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{path} is damaged; train the run again") from error
 
 

@@ -9,6 +9,7 @@ holds its lock was left behind by a process that died or was stopped; the next f
 """
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,25 @@ from optuna.trial import FrozenTrial, TrialState
 from src.files import FolderLock, alone_in
 from src.runs.result import difference_of_settings
 from src.runs.run_folder import FORMAT, as_trained
+from src.sealed import seal, unseal
 from src.search.space import Space, draw
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 NAME = "search"
 UNPRUNED_TRIALS = 5  # that must be complete before others are compared with them
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+class SealedJournal(JournalFileBackend):
+    """Optuna's journal with a checksum in each line."""
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The lines from a number on; ValueError where one is not what was written."""
+        return map(unseal, super().read_logs(log_number_from))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add lines."""
+        super().append_logs([seal(log) for log in logs])
 
 
 class Study:
@@ -68,7 +82,7 @@ class Study:
             finally:
                 lock.release()
             return optuna.create_study(
-                storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal), lock)),
+                storage=optuna.storages.JournalStorage(SealedJournal(str(journal), lock)),
                 pruner=optuna.pruners.MedianPruner(UNPRUNED_TRIALS, self.warmup_epochs),
                 study_name=NAME, direction="minimize", load_if_exists=True,
             )

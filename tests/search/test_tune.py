@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import optuna
 import pytest
@@ -275,6 +277,13 @@ def test_a_study_of_a_pmr_without_mask_goes_on_without(folder, capsys, monkeypat
 def test_another_data_file_is_refused(at_finished, tmp_path, capsys):
     path = write_dataset(tmp_path, "mine", make_splits(sizes=(30, 6, 6), seed=1), aligned=False)
     assert "holds another search (data is " in complaint(capsys, *SEARCH, "--data_path", path)
+
+
+def test_a_number_in_a_journal_that_was_changed_is_noticed(folder, capsys):
+    assert tune.main([*SEARCH, "--trials", "1"]) == 0
+    journal = Path(STUDY, "journal.log")
+    journal.write_text(re.sub(r'"values":\[\d', '"values":[0', journal.read_text(), count=1))
+    assert f"{STUDY}/journal.log is damaged" in complaint(capsys, *SEARCH, "--trials", "2")
 
 
 def test_a_journal_that_was_being_written_when_the_power_went_is_mended(folder, capsys):
