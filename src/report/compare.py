@@ -180,7 +180,7 @@ def table(rows: list[list[Any]], coloured: bool, left_columns: int = 1) -> list[
 
 
 def show(value):
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:z.4f}"
 
 
 def show_difference(change):
@@ -298,7 +298,7 @@ def interval_text(found: Difference | None) -> str:
 
 def mean_and_spread(values):
     spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
+    return f"{np.mean(values):z.4f}{spread}"
 
 
 def write_masked_logs(directory, paths):

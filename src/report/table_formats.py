@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def shown(metric: Metric, value: float, sign: str = "") -> str:
     """A number as a table shows it: accuracies and F1 in percent, errors and correlations as they are."""
-    return f"{100 * value:{sign}.1f}" if metric.percent else f"{value:{sign}.3f}"
+    return f"{100 * value:{sign}z.1f}" if metric.percent else f"{value:{sign}z.3f}"
 
 
 def cell_parts(metric: Metric, cell: "Cell", starred: bool = False) -> tuple[str, str, str]:

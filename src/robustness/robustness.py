@@ -126,7 +126,7 @@ def as_markdown(runs: Sequence[Run]) -> str:
                 ["---"] * (2 + len(strengths))]
         for name, seeds in models.items():
             points = points_of(seeds, curve, strengths)
-            rows.append([markdown(name), *(f"{mean:.3f}" + (f" ± {spread:.3f}" if len(seeds) > 1 else "")
+            rows.append([markdown(name), *(f"{mean:z.3f}" + (f" ± {spread:.3f}" if len(seeds) > 1 else "")
                                            for mean, spread in points)])
         lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
     return "\n".join(lines)

@@ -20,7 +20,7 @@ from src.data.safe_pickle import release_pages
 from src.data.specs import DatasetSpec, find_spec, hinted_by_name, owner_of, told_by_path
 from src.dataset import check_splits
 from src.errors import Parser, UserError, printable, run_command
-from src.files import open_file
+from src.files import open_file, replacing
 from src.options import count
 from src.report.drawing import STYLE, draw_streams
 from src.report.escapes import drawn_text
@@ -215,7 +215,8 @@ def draw(found: Found, split: str, sample: int, out: Path) -> None:
     with drawn_text(**STYLE):
         figure = draw_streams(f"{found.path.name}, {split} sample {sample}\n{raw.ids[sample]}, label {label}", streams)
     try:
-        figure.savefig(out)
+        with replacing(out) as temporary:
+            figure.savefig(temporary, format=out.suffix[1:] or "png")
     except (OSError, ValueError) as error:
         raise UserError(f"--picture {out} cannot be written: {error}") from error
 

@@ -163,8 +163,11 @@ def git_commit() -> str:
     the checkout of something else encloses this code.
     """
     root = Path(__file__).resolve().parents[2]
+    elsewhere = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # a hook's, which are of its own repository
+    variables = {name: value for name, value in os.environ.items() if name not in elsewhere}
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=root, env=variables, capture_output=True, text=True,
+                              check=True).stdout.strip()
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return "unknown"

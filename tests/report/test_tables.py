@@ -8,9 +8,10 @@ import pytest
 from matplotlib.image import imread
 
 from src.data.specs import find_spec
+from src.eval_metrics import Metric
 from src.report.read_runs import Group, collect
 from src.report.significance import MAIN, holm, p_text
-from src.report.table_formats import difference_columns
+from src.report.table_formats import difference_columns, shown
 from src.report.tables import PUBLISHED, build_table, main, published_rows, write_tables
 from src.tasks import SentimentRegression
 from tests.run_files import write_run
@@ -307,3 +308,9 @@ def test_published_figures_are_complete_and_say_where_they_are_from():
     assert published_rows(Group("mosei", "aligned", "MulT"), SentimentRegression())["PMR"]["test"] == pytest.approx(
         {"acc7": 0.525, "acc2": 0.833, "f1_stock": 0.826}
     )
+
+
+@pytest.mark.parametrize("percent, texts", [(True, ["0.0", "+0.0", "-0.1"]), (False, ["0.000", "+0.000", "-0.001"])])
+def test_no_zero_has_a_sign_of_its_own(percent, texts):
+    metric = Metric(None, None, percent=percent)
+    assert [shown(metric, -0.0001), shown(metric, -0.0001, "+"), shown(metric, -0.001)] == texts

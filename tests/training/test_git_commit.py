@@ -22,6 +22,8 @@ def test_a_repository_around_the_code_is_not_its_own(tmp_path):
     assert found.stdout.strip() == "unknown"
 
 
-def test_a_checkout_names_its_commit():
+def test_a_checkout_names_its_commit(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as in a hook of another repository
     assert git_commit().removesuffix("+changes") == head.stdout.strip()

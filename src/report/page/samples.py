@@ -103,7 +103,7 @@ def of_emotions(names: list[str], truths: ndarray, logits: dict[str, ndarray], e
 def of_scores(names: list[str], truths: ndarray, predictions: dict[str, ndarray], task: Task) -> Items:
     """An item a sample and score."""
     answers = truths.reshape(len(names), -1)
-    texts = [f"{x:.2f}" for x in answers.flat]
+    texts = [f"{x:z.2f}" for x in answers.flat]
     if answers.shape[1] > 1 or not task.scale:
         labels = list(task.labels) * len(names)
         texts = [f"{label}: {text}" for label, text in zip(labels, texts, strict=True)]
@@ -133,7 +133,7 @@ def over_seeds(values: ndarray) -> tuple[ndarray, ndarray]:
 
 def number_texts(means: ndarray, spreads: ndarray) -> list[str]:
     """Each mean with its spread."""
-    return [f"{mean:.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
+    return [f"{mean:z.2f}" + ("" if np.isnan(spread) else f" ± {spread:.2f}")
             for mean, spread in zip(means, spreads, strict=True)]
 
 
