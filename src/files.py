@@ -39,12 +39,19 @@ def open_file(path: str | Path) -> BufferedReader:
     fault = None
     if not stat.S_ISREG(status.st_mode):
         fault = "it is a pipe or a device, not a file"
-    elif stored and status.st_size > FREE_SIZE + MOST_HOLES * stored:
+    elif stored and status.st_size > FREE_SIZE + MOST_HOLES * stored and has_holes(file, status.st_size):
         fault = f"{stored:,} of its {status.st_size:,} bytes were written, the others are holes"
     if fault:
         file.close()
         raise OSError(errno.EINVAL, fault, str(path))
     return file
+
+
+def has_holes(file: BufferedReader, size: int) -> bool:
+    """Whether an open file has holes: some systems are late to say how much of it they hold."""
+    hole = os.lseek(file.fileno(), 0, os.SEEK_HOLE)
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
+    return hole < size
 
 
 def read_text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -> str:

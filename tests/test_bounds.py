@@ -15,7 +15,7 @@ import main as training
 from src.__main__ import run
 from src.data.cache import read_file
 from src.errors import LONGEST, UserError, run_command, say
-from src.files import MOST_TEXT, check_zip, open_file, read_text
+from src.files import FREE_SIZE, MOST_TEXT, check_zip, open_file, read_text
 from src.predict.clips import open_clips
 from src.report import compare, read_runs
 from src.runs.run_folder import load_saved, read_arrays
@@ -70,9 +70,14 @@ def test_a_forged_header_reserves_nothing(tmp_path):
         read_arrays(tmp_path / "forged.npz")
 
 
-def test_devices_and_long_texts_are_not_read(tmp_path):
+def test_devices_and_long_texts_are_not_read(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="a pipe or a device"):
         open_file("/dev/zero")
+    late = tmp_path / "late.bin"  # its system does not hold it yet
+    late.write_bytes(b"x" * (FREE_SIZE + 1))
+    monkeypatch.setattr("src.files.MOST_HOLES", 0)
+    with open_file(late) as file:
+        assert len(file.read()) == FREE_SIZE + 1
     (tmp_path / "long.json").write_bytes(b" " * (MOST_TEXT + 1))
     with pytest.raises(OSError, match="it is longer than 1 MB"):
         read_text(tmp_path / "long.json")
