@@ -107,7 +107,7 @@ class Settings:
     device: str = flag("run", "auto", "auto (a GPU if there is one), cpu, cuda or cuda:N")
     precision: str = flag("run", "float32", "float32; faster on a GPU, and not the same numbers, tf32 or "
                           "bfloat16 (autocast) for matrix products; or float64", choices=PRECISIONS)
-    compile: bool = flag("run", False, "compile the repeated layers, which takes a minute; for GPUs, in CUDA graphs",
+    compile: bool = flag("run", False, "compile the repeated layers, in a minute or two; for GPUs, as CUDA graphs",
                          action="store_true")
     data_device: str = flag("run", "auto", "where the data is held: cpu, cuda, or auto (the GPU of --device, if half "
                             "of its free memory is enough)", choices=DATA_DEVICES)

@@ -107,6 +107,5 @@ def table(names: Sequence[str], arguments: argparse.Namespace) -> str:
             contender.process.communicate()
         counts["compiled, as graphs"] = as_graphs
         first = next(iter(counts.values()))
-        title = f"{case.model} {'/'.join(map(str, case.lens))}"
-        rows += [(title, name, str(n), f"{n / first:.2f}") for name, n in counts.items()]
+        rows += [(name, what, str(n), f"{n / first:.2f}") for what, n in counts.items()]
     return markdown_table(("", "", "launches a step", "of the first"), rows)
