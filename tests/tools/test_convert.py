@@ -63,7 +63,7 @@ def first_steps(dataset, split, sample):
     found = {}
     here = dataset.splits[split]
     for key, features, padding in zip(WIDTHS, here.features, here.padding, strict=True):
-        real = features[sample, ~padding[sample], 0] - 100
+        real = features[sample][~padding[sample], 0] - 100
         assert (padding[sample, :len(padding[sample]) - len(real)]).all()
         found[key] = real.tolist()
     return found

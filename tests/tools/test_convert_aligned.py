@@ -46,7 +46,7 @@ def streams(folder, split="valid"):
     dataset = load_dataset(find_spec("mosi"), folder / "data", aligned=True)
     here = dataset.splits[split]
     starts = (~here.padding[0]).int().argmax(dim=1).tolist()
-    return {key: [row[start:].tolist() for row, start in zip(features[:, :, 0], starts, strict=True)]
+    return {key: [row[start:].tolist() for row, start in zip(features[:][:, :, 0], starts, strict=True)]
             for key, features in zip(("text", "audio", "vision"), here.features, strict=True)}
 
 
