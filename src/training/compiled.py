@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config as shapes
 
+import src.errors  # noqa: F401 - first of ours, so that this file, run by its path, says what to type
+
 from modules.layers import FeedForward
 from modules.pmr_layer import ModalityReinforcementUnit
 from modules.record import Record

@@ -127,7 +127,7 @@ def test_what_is_left_out_or_changed_is_counted(folder, capsys):
     } <= set(printed)
     dataset = converted(folder)
     assert dataset.splits["valid"].padding[1].all()
-    assert dataset.splits["train"].features[1][0, 1:].tolist() == [[0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 1, 1]]
+    assert dataset.splits["train"].features[1][0][1:].tolist() == [[0, 0, 0], [0, 1, 1], [1, 1, 1], [0, 1, 1]]
 
 
 NAMES = ("sentiment", "happy", "sad", "anger", "surprise", "disgust", "fear")

@@ -26,7 +26,7 @@ from src.dataset import load_dataset
 from src.errors import UserError
 from src.files import FolderLock
 from src.models import ablations_of, build
-from src.runs.run_folder import load_last
+from src.runs.run_folder import load_last, read_metrics
 from src.settings import parse_flags, resolve
 from src.tasks import SentimentRegression
 from src.training import distributed
@@ -112,7 +112,7 @@ def out_of_memory():
 
 def outcome(results, run=RUN):
     """Epochs and predictions of a run, without times; to the last bit."""
-    epochs = [json.loads(line) for line in (results / run / "metrics.jsonl").read_text().splitlines()]
+    epochs = read_metrics(results / run)
     predictions = np.load(results / run / "predictions.npz")
     return [{**epoch, "seconds": 0} for epoch in epochs], {name: array.tobytes() for name, array in predictions.items()}
 
