@@ -158,6 +158,14 @@ def finished(tmp_path_factory):
     return folder
 
 
+def code_of(name, line):
+    """What a command ends with."""
+    try:
+        return main(line) if name == "train" else run_command(run, [name, *line])
+    except SystemExit as error:  # of --help
+        return error.code or 0
+
+
 def ended(work):
     """The exit code of a forked process that does this work, and what it says on stderr."""
     reader, writer = os.pipe()
@@ -169,8 +177,6 @@ def ended(work):
             use_consoles("utf-8")
             code = work()
             sys.stdout.flush()
-        except SystemExit as error:  # of --help
-            code = error.code or 0
         except BaseException:
             traceback.print_exc()
         finally:
@@ -188,7 +194,7 @@ def test_a_command_ends_well_or_in_one_line(finished, tmp_path, monkeypatch, nam
     line = LINES.get(name, ["--help"])
     shutil.copytree(finished, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    code, said = ended(lambda: environment(lambda: main(line) if name == "train" else run_command(run, [name, *line])))
+    code, said = ended(lambda: environment(lambda: code_of(name, line)))
     print(code, *said.splitlines()[-1:])
     assert code in (0, 2, PIPE_CLOSED), said
     assert "Traceback" not in said
