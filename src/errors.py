@@ -32,7 +32,11 @@ def run_command(command, *arguments):
     """Call a command; returns its exit code, 0 where it has none, and 2, with one line, where the input is bad."""
     prepare_console()
     try:
-        code = command(*arguments) or 0
+        try:
+            code = command(*arguments) or 0
+        except SystemExit:  # of --help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()
         return code
     except UserError as error:

@@ -89,6 +89,12 @@ def test_a_full_console(monkeypatch, capsys):
     assert error.count("\n") == 1
 
 
+def test_help_on_a_full_console(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", console(raw=Refusing()))
+    assert run_command(run, ["demo", "--help"]) == 2
+    assert capsys.readouterr().err.startswith("error: the console cannot be written: No space left")
+
+
 def test_another_file_that_cannot_be_written(tmp_path, capsys):
     assert run_command(lambda: (tmp_path / "none" / "x").write_text("")) == 2
     assert capsys.readouterr().err == f"error: No such file or directory: {tmp_path}/none/x\n"
