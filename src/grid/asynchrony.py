@@ -28,7 +28,7 @@ from src.grid.grid import SEEDS
 from src.grid.plan import DECIDED, Run, plan
 from src.grid.pool import execute_here, print_failures, visible_gpus
 from src.options import count
-from src.report.drawing import STYLE
+from src.report.drawing import STYLE, save_figure
 from src.report.escapes import drawn_text
 from src.report.gaps import Gap, Gaps, as_csv, as_markdown, draw
 from src.runs.run_folder import read_result
@@ -85,7 +85,7 @@ def write(gaps: Gaps, models: Sequence[str], out: Path) -> None:
         write_whole(out / "asynchrony.csv", as_csv(gaps))
         write_whole(out / "asynchrony.md", text.encode())
         with drawn_text(**STYLE):
-            draw(gaps, models).savefig(out / "asynchrony.png")
+            save_figure(draw(gaps, models), out / "asynchrony.png")
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
     print(f"# wrote asynchrony.csv, .md and .png in {out}")
