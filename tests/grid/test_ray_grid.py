@@ -119,6 +119,7 @@ def test_an_interrupted_grid_ends_its_runs(cluster, folder):
             FolderLock(run_folder(folder, seed)).release()  # nobody writes it
 
 
+@pytest.mark.slow  # most of it is waiting until Ray gives the node up
 def test_a_grid_survives_the_loss_of_a_node(cluster, folder):
     """A run goes on elsewhere and all come out as on this machine; one that fails by itself is not tried again."""
     run_folder(folder, 3).parent.mkdir(parents=True)
