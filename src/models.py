@@ -70,7 +70,8 @@ ABLATIONS = {
     "only_lv": ("language and vision", ("--modalities", "lv")),
     "only_av": ("audio and vision", ("--modalities", "av")),
 }
-PRESETS = {  # our choice, near the published 2.15 M and MulT's 1.07 M parameters: 2.19 M and 1.28 M on unaligned MOSEI
+DEFAULTS = {"attn_mask": False, "mask_padding": True, "embed_dim": 60, "num_heads": 5, "nlevels": 4}
+PRESETS = {  # our choice, near the published 2.15 M and MulT's 1.07 M parameters: 2.20 M and 1.29 M on unaligned MOSEI
     "published_size": {"embed_dim": 50, "num_heads": 5, "nlevels": 6},
     "mult_size": {"embed_dim": 40, "num_heads": 8, "nlevels": 5},
 }
@@ -82,7 +83,7 @@ class PMR(MultimodalModel):
     `input_dims`, `input_lens` (the message weights have the length of the hub) and `kernel_sizes` are (language,
     audio, vision). Attention dropout goes by the source of a reinforcement unit, as in MulT: `attn_dropout` for
     language and the hub, `_a` for audio, `_v` for vision. None of the paper's hyper-parameters are public: every
-    default is our choice.
+    default is our choice; a protocol chose `defaults` on validation (docs/measured/defaults.md).
 
     Options of its own:
         attn_mask       MulT's causal mask between each two segments (modules/sequence.py), in units and read-out
@@ -98,7 +99,7 @@ class PMR(MultimodalModel):
         mask_padding    hide padding from every attention
     """
 
-    options, ablations, presets = OPTIONS, ABLATIONS, PRESETS
+    options, ablations, defaults, presets = OPTIONS, ABLATIONS, DEFAULTS, PRESETS
 
     def __init__(self, *, input_dims: tuple, input_lens: tuple, output_dim: int, embed_dim: int, num_heads: int,
                  layers: int, kernel_sizes: tuple = (1, 1, 1), attn_dropout: float = 0.0, attn_dropout_a: float = 0.0,

@@ -119,7 +119,7 @@ class Option:
 
 
 CAUSAL_MASK = Option("attn_mask", switches={
-    "--causal_mask": (True, "hide later steps from attention where lengths agree (the default)"),
+    "--causal_mask": (True, "hide later steps from attention where lengths agree (the default, but of PMR)"),
     "--no_causal_mask --no_attn_mask --attn_mask": (
         False, "do not; --attn_mask switches the mask OFF, as in the original"),
 })

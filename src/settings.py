@@ -2,9 +2,8 @@
 
 A value comes from a flag, else from the preset, else from the stock default. Presets: `paper` is the row of the data
 set in MulT's Table 5, the default for a known data set; `stock` is the original's command-line defaults, the default
-for any other. PMR takes the same rows, but for defaults of its own: that is this project's choice, since its settings
-were never published. A model's class may name further presets, which change a few settings of the data set's default
-preset. A preset can also be the file of a search for better ones (src/presets.py).
+for any other. A model's class may have `defaults` in place of a part of these, as PMR has, and `presets` of its own,
+which change a few settings of the usual one. A preset can also be the file that a search wrote (src/presets.py).
 """
 
 import argparse
@@ -280,6 +279,7 @@ def resolve(flags: Mapping[str, Any]) -> tuple[Settings, dict[str, str]]:
         ("default of the data set", {"preset": preset}),
         (spec.paper_source, spec.paper if row == "paper" else {}),
         (f"default of {model}", defaults_of(model)),
+        (spec.paper_source, spec.size if row == "paper" else {}),
         (f"preset {preset}", presets_of(model)[preset] if preset in presets_of(model) else
          {} if preset in PRESETS else preset_of_file(preset, model)),
         ("flag", flags),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.errors import UserError
-from src.models import MODELS, build_model
+from src.models import build_model, defaults_of
 from src.runs.result import parameter_count
 from src.settings import make_parser, parse_flags, resolve
 from src.training.machine import find_data_device
@@ -41,8 +41,9 @@ def test_stock_is_the_original_command_line():
 def test_known_data_sets_take_their_row_of_table_5(dataset, row, model):
     settings, sources = settings_of(f"--dataset {dataset} --model {model}")
     row |= {"embed_dim": 40, "nlevels": 4, "out_dropout": 0.1}
-    assert {name: getattr(settings, name) for name in row} == row
-    assert all(sources[name].startswith("MulT Table 5") for name in row)
+    own = {name: value for name, value in defaults_of(model).items() if name in row}
+    assert {name: getattr(settings, name) for name in row} == row | own
+    assert all(sources[name].startswith(f"default of {model}" if name in own else "MulT Table 5") for name in row)
     assert settings.preset == "paper"
 
 
@@ -65,13 +66,24 @@ def test_presets_of_pmr_have_the_sizes_that_they_name(preset, least, most):
     assert sources["lr"].startswith("MulT Table 5")  # the rest is as without it
 
 
-def test_a_model_can_have_defaults_of_its_own(monkeypatch):
-    monkeypatch.setattr(MODELS["PMR"], "defaults", {"embed_dim": 20}, raising=False)
-    for preset in ("", "--preset paper", "--preset stock"):
-        settings, sources = settings_of(f"--dataset mosei --model PMR {preset}")
-        assert (settings.embed_dim, sources["embed_dim"]) == (20, "default of PMR")
-    assert settings_of("--dataset mosei --model PMR --embed_dim 8")[0].embed_dim == 8
-    assert settings_of("--dataset mosei --model MulT")[0].embed_dim == 40
+@pytest.mark.parametrize("preset", ["", "--preset paper", "--preset stock"])
+def test_pmr_has_the_defaults_that_the_protocol_chose(preset):
+    settings, sources = settings_of(f"--dataset mosei --model PMR {preset}")
+    recorded = settings.recorded()
+    chosen = {"attn_mask": False, "mask_padding": True, "embed_dim": 60, "num_heads": 5, "nlevels": 4}
+    assert {name: (recorded[name], sources[name]) for name in chosen} == {
+        name: (value, "default of PMR") for name, value in chosen.items()}
+    assert settings_of("--dataset mosei --model PMR --embed_dim 10")[0].embed_dim == 10
+
+
+@pytest.mark.parametrize("dataset", ["demo", "asynchrony-lag4-hops1"])
+def test_models_have_the_same_size_on_made_up_data(dataset):
+    for model in ("PMR", "MulT", "MulT-FFL", "PMR-report"):
+        settings, sources = settings_of(f"--dataset {dataset} --model {model}")
+        assert (settings.embed_dim, settings.num_heads, settings.nlevels) == (24, 4, 2)
+        assert sources["embed_dim"] == "this project's choice for its demo"
+    assert settings_of(f"--dataset {dataset} --model PMR")[0].mask_padding
+    assert settings_of(f"--dataset {dataset} --model PMR --preset stock")[0].embed_dim == 60
 
 
 @pytest.mark.parametrize("name", ["aligned", "mask_padding", "compile", "deterministic"])
@@ -101,7 +113,7 @@ def test_mosei_has_one_results_folder(name):
 
 @pytest.mark.parametrize("line, expected", [
     ("", True), ("--attn_mask", False), ("--no_attn_mask", False), ("--causal_mask", True),
-    ("--no_causal_mask", False), ("--model PMR", True), ("--model PMR --attn_mask", False),
+    ("--no_causal_mask", False), ("--model PMR --causal_mask", True), ("--model PMR --attn_mask", False),
 ])
 def test_attn_mask_keeps_the_polarity_of_the_original(line, expected):
     assert settings_of(f"{line}")[0].options["attn_mask"] is expected

@@ -41,6 +41,7 @@ class DatasetSpec:
     task: Any = None  # None: the labels show it
     paper: dict[str, Any] = field(default_factory=dict)  # the settings it was published with, by flag
     paper_source: str = ""
+    size: dict[str, Any] = field(default_factory=dict)  # more of them, which every model takes before its own defaults
     cluster: str = CLUSTER  # the first group names the samples of an id that statistics draw together
     make: Callable | None = None  # makes it in memory, in place of a file
     mmsa_folder: str | None = None  # of MMSA's data, which holds its files in Processed/
@@ -97,9 +98,9 @@ HUMOR, SARCASM = ("not humorous", "humorous"), ("not sarcastic", "sarcastic")
 
 DEMO = DatasetSpec(
     "demo", "demo", SentimentRegression(),
-    {"batch_size": 32, "lr": 2e-3, "embed_dim": 24, "num_heads": 4, "nlevels": 2, "embed_dropout": 0.0,
-     "attn_dropout": 0.0, "relu_dropout": 0.0, "res_dropout": 0.0, "clip": 1.0, "num_epochs": 15},
-    "this project's choice for its demo", make=make_demo,
+    {"batch_size": 32, "lr": 2e-3, "embed_dropout": 0.0, "attn_dropout": 0.0, "relu_dropout": 0.0, "res_dropout": 0.0,
+     "clip": 1.0, "num_epochs": 15},
+    "this project's choice for its demo", size={"embed_dim": 24, "num_heads": 4, "nlevels": 2}, make=make_demo,
 )
 STUDIED = tuple(replace(DEMO, name=studied.name, stem=studied.name, make=studied.make,
                         paper=DEMO.paper | {"num_epochs": 7}) for studied in STUDY)

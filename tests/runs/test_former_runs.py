@@ -25,7 +25,7 @@ from tests.data_files import give_data
 
 MODEL = Path("results/mine/unaligned/PMR")
 FLAGS = ["--model", "PMR", "--dataset", "mine", "--device", "cpu", "--embed_dim", "8", "--num_heads", "2", "--nlevels",
-         "1", "--num_epochs", "2", "--message_dim", "2", "--message_rank", "1"]
+         "1", "--num_epochs", "2", "--message_dim", "2", "--message_rank", "1", "--no_mask_padding"]
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def test_it_evaluates_and_tabulates_to_its_own_numbers(former, capsys):
 
 
 def test_it_is_never_taken_for_a_run_with_a_mask(former, capsys):
-    assert main([*FLAGS, "--seed", "1", "--resume"]) == 2
+    assert main([*FLAGS, "--seed", "1", "--resume", "--causal_mask"]) == 2
     assert "(attn_mask is False and True: there and asked for)" in capsys.readouterr().err
     assert main([*FLAGS, "--seed", "1", "--resume", "--no_causal_mask"]) == 0
     assert "is finished: nothing to do" in capsys.readouterr().out
-    assert main([*FLAGS, "--seed", "2"]) == 0
+    assert main([*FLAGS, "--seed", "2", "--causal_mask"]) == 0
     assert read_result(MODEL / "seed2")["settings"]["attn_mask"] is True
     groups, problems = collect("results")
     assert not groups

@@ -235,10 +235,10 @@ def test_every_draw_is_valid_and_so_are_the_settings_without_a_search(model, dat
 
 def test_flags_that_are_given_are_not_searched():
     _, whole = space_of("--dataset mosi --model PMR")
-    settings, space = space_of("--dataset mosi --model PMR --lr 0.1 --num_heads 8 --pool mean --no_residual --when 3")
+    settings, space = space_of("--dataset mosi --model PMR --lr 0.1 --num_heads 6 --pool mean --no_residual --when 3")
     assert whole.keys() - space.keys() == {"lr", "pool", "residual"}
-    assert space[PAIR].values == ("40 x 8",)
-    assert start(settings, PAIR) == "40 x 8"
+    assert space[PAIR].values == ("30 x 6", "60 x 6")  # and the width that it starts from
+    assert start(settings, PAIR) == "60 x 6"
     _, space = space_of("--dataset mosi --model PMR --embed_dim 8 --num_heads 2", samples=130)
     assert PAIR not in space
     assert space_of("--dataset mine --batch_size 5")[1].keys().isdisjoint({"batch_size"})
@@ -270,7 +270,7 @@ def test_a_study_of_a_pmr_without_mask_goes_on_without(folder, capsys, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(optuna.Study, "set_user_attr", keep_as_then)
         assert tune.main([*command, "1", "--no_causal_mask"]) == 0
-    assert "(attn_mask is False and True: there and asked for)" in complaint(capsys, *command, "2")
+    assert "(attn_mask is False and True: there and asked for)" in complaint(capsys, *command, "2", "--causal_mask")
     assert tune.main([*command, "2", "--no_causal_mask"]) == 0
 
 
