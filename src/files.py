@@ -66,7 +66,8 @@ def read_text(path: str | Path, most: int = MOST_TEXT, errors: str = "strict") -
 
 def check_zip(path: str | Path, most: int = MOST_DENSE) -> None:
     """OSError where a zip unpacks to more than `most` times its size; BadZipFile where it is none, or a member is not
-    what was written. numpy compares only the checksums of members that it reads to their end, torch none.
+    what was written. numpy compares only the checksums of members that it reads to their end, torch none. zipfile does
+    not count the members, of which a damaged length hides some.
     """
     with open_file(path) as file, zipfile.ZipFile(file) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
@@ -74,6 +75,9 @@ def check_zip(path: str | Path, most: int = MOST_DENSE) -> None:
             raise OSError(errno.EFBIG, f"it would unpack to {unpacked:,} bytes", str(path))
         if broken := archive.testzip():
             raise zipfile.BadZipFile(f"{broken} is not what was written")
+        file.seek(-len(archive.comment) - 12, os.SEEK_END)
+        if (members := int.from_bytes(file.read(2), "little")) not in (len(archive.infolist()), 0xFFFF):  # of ZIP64
+            raise zipfile.BadZipFile(f"it has not the {members} members that it says")
 
 
 @contextmanager

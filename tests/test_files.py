@@ -1,5 +1,6 @@
 """Whole files and locks, where several processes write at once and disks refuse."""
 
+import contextlib
 import os
 import zipfile
 from pathlib import Path
@@ -25,6 +26,23 @@ def test_a_member_that_is_not_what_was_written(tmp_path):
     assert len(np.load(path)["labels"]) == 60_000
     with pytest.raises(zipfile.BadZipFile, match=r"labels\.npy is not what was written"):
         check_zip(path)
+
+
+@pytest.mark.parametrize("change", [1, 55, 128, 255])
+def test_no_flip_hides_a_member(tmp_path, change):
+    """The lengths of a member's entry in the directory can reach over those that follow."""
+    path = tmp_path / "decisions.npz"
+    np.savez(path, first=np.arange(2), second=np.arange(3), third=np.arange(4))
+    content = path.read_bytes()
+    hidden = 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ change]) + content[place + 1:])
+        with contextlib.suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
+            if len(archive.namelist()) < 3:
+                hidden += 1
+                with pytest.raises((zipfile.BadZipFile, OSError)):
+                    check_zip(path)
+    assert hidden
 
 
 def test_two_may_write_one_file(tmp_path):
