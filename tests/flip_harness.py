@@ -58,7 +58,8 @@ READERS = (
     Reader(f"{DONE}/metrics.jsonl", f"compare {DONE} {OTHER}"),
     Reader(f"{DONE}/decisions.npz", "page --out new", "new/*"),
     Reader(f"{OTHER}/config.json", f"main --repeat {OTHER}", f"{OTHER}.repeat/*"),
-    Reader(f"{CUT}/last.pt", f"main {SMALL} --model Linear --num_epochs 2 --results_dir cut --resume", "cut/*/*/*/*/*"),
+    *(Reader(f"{CUT}/{name}", f"main {SMALL} --model Linear --num_epochs 2 --results_dir cut --resume", "cut/*/*/*/*/*")
+      for name in ("last.pt", "metrics.jsonl")),
     Reader(f"{CUT}/config.json", f"compare {CUT} {OTHER}"),
     Reader("study/journal.log", TUNE, "study/preset.json"),
     Reader("study/preset.json", "main --dataset mine --device cpu --preset study/preset.json --model Linear "

@@ -114,6 +114,8 @@ def convert_file(path: Path, file: BufferedReader, source: dict[str, Any], cache
             with locked(folder, path):
                 converted = load(folder, source)
                 if converted is None:
+                    if (folder / "arrays").exists():
+                        notes.append(f"what {folder} kept is damaged or of another file: it is made again")
                     with new_arrays(folder) as new:
                         arrays, changes = convert(splits, path, in_folder(new))
                         check_unchanged(path, file, source)

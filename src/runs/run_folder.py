@@ -107,6 +107,8 @@ class RunFolder:
         for name, size in last["sizes"].items():
             if not (isinstance(size, int) and 0 <= size <= there.get(name, 0)):
                 raise UserError(f"{self.path / name} has lost lines since last.pt was written; leave out --resume")
+        if "metrics.jsonl" in there:
+            read_metrics(self.path, last["sizes"]["metrics.jsonl"])  # a damaged one would be kept
         for left_by_a_kill in self.path.glob("*.tmp"):
             left_by_a_kill.unlink()
         for name in there:
@@ -271,11 +273,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a folder's metrics.jsonl, one for each epoch; UserError where they are missing or damaged."""
+def read_metrics(folder: Path, size: int | None = None) -> list[dict[str, Any]]:
+    """The lines of a folder's metrics.jsonl, one for each epoch, or those in its first `size` bytes; UserError where
+    they are missing or damaged.
+    """
     path = folder / "metrics.jsonl"
     try:
-        records = [unseal(json.loads(line)) for line in read_text(path, MOST_LOG).splitlines()]
+        records = [unseal(json.loads(line)) for line in read_text(path, MOST_LOG)[:size].splitlines()]
         if not all(isinstance(record, dict) for record in records):
             raise ValueError("a line is not of an epoch")
     except FileNotFoundError as error:

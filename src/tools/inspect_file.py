@@ -1,7 +1,7 @@
 """What a data file holds, and whether main.py takes it: `python -m src inspect FILE`.
 
 With --picture OUT.png it also draws the three streams of one sample, as training would see them. The file is mapped and
-passed through in chunks, so it may be of any size; nothing of it is run or kept.
+passed through in chunks, so it may be of any size; nothing of it is run or kept. --verify is in src/tools/verify.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +27,7 @@ from src.report.escapes import drawn_text
 from src.tasks import Task
 from src.tasks.choice import ANYTHING, Asked, Choice, choose
 from src.tasks.flags import add_label_flags, asked_by
+from src.tools.verify import verify
 
 SHOWN_IDS, SHOWN_LABELS = 3, 20
 NOT_FINITE: dict[str, Callable] = {"nan": np.isnan, "+inf": np.isposinf, "-inf": np.isneginf}
@@ -225,6 +226,8 @@ def run(argv: Sequence[str] | None) -> None:
     """The command line of `python -m src inspect`."""
     parser = Parser(prog="python -m src inspect", description="What a data file holds, and whether main.py takes it.")
     parser.add_argument("file", metavar="FILE", type=Path, help="a data file of MulT's or MMSA's layout")
+    parser.add_argument("--verify", action="store_true", help="compare what is stored with its checksums: the cache of "
+                        "FILE, or if that is a folder all runs and searches below")
     parser.add_argument("--dataset", metavar="NAME", help="the data set that it should be, if its name does not tell")
     parser.add_argument("--aligned", action="store_true", help="it should be aligned, if its name does not tell")
     parser.add_argument("--picture", metavar="OUT.png", type=Path, help="draw the streams of a sample")
@@ -234,6 +237,10 @@ def run(argv: Sequence[str] | None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.picture is None and (arguments.split, arguments.sample) != (None, None):
         raise UserError("--split and --sample are for --picture OUT.png; add it or leave them out")
+    if arguments.verify:
+        for line in verify(arguments.file):
+            print(line)
+        return
     asked, typed = asked_by(arguments)
     found = find(arguments.file, arguments.dataset, arguments.aligned, asked)
     for line in report(found):

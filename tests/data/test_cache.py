@@ -112,8 +112,11 @@ def test_a_file_that_is_damaged_under_a_run_is_one_line_and_made_again(damage, s
     with pytest.raises(UserError, match=r"test_vision.npy is damaged \(.*\); give the same command again") as error:
         rows[:]
     assert "\n" not in str(error.value)
-    assert_holds(read(source), make_splits())
+    again = read(source)
+    assert_holds(again, make_splits())
+    assert "kept is damaged or of another file: it is made again" in again.notes[0]
     assert len(converting) == 2
+    assert read(source).notes == again.notes[1:]
 
 
 def test_a_file_that_vanishes_under_a_run_is_still_read(source):

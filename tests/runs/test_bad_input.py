@@ -71,6 +71,15 @@ def cut(path, share):
     return spoil
 
 
+def flip(path):
+    """Changes a digit of a number."""
+    def spoil(folder):
+        content = (folder / path).read_bytes()
+        place = content.index(b'valid_loss": ') + 15
+        (folder / path).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1:])
+    return spoil
+
+
 def remove(path):
     """Spoil a folder: take a file away."""
     return lambda folder: (folder / path).unlink()
@@ -241,6 +250,7 @@ RUNS = [  # whole command lines
     (RESUME, "the saved training does not fit this model",
      edit(f"{CUT}/last.pt", lambda x: x["state"]["model"].popitem())),
     (RESUME, "metrics.jsonl has lost lines", cut(f"{CUT}/metrics.jsonl", 0.5)),
+    (RESUME, "metrics.jsonl is damaged", flip(f"{CUT}/metrics.jsonl")),
     (RESUME, "log.txt has lost lines", remove(f"{CUT}/log.txt")),
     (RESUME, "result.json is damaged", write(f"{CUT}/result.json", b"{}")),
 ]
