@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +30,22 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def rows_of(predictions: Predictions) -> Iterator[dict[str, Any]]:
     """For each clip its id, its split if there are some, and each label with its number and spread."""
+    columns = columns_of(predictions.labels)
     for i, name in enumerate(predictions.ids):
         row: dict[str, Any] = {"id": name}
         if any(predictions.splits):
             row["split"] = predictions.splits[i]
-        for k, label in enumerate(predictions.labels):
+        for k, label in enumerate(columns):
             row[label] = shortest(predictions.values[i, k])
             if predictions.spread is not None:
                 row[f"{label}_sd"] = shortest(predictions.spread[i, k])
         yield row
+
+
+def columns_of(labels: Sequence[str]) -> list[str]:
+    """The names of the labels' columns: the labels, or "0:id" and so on where one is the name of another column."""
+    names = ["id", "split", *labels, *(f"{label}_sd" for label in labels)]
+    return [label if len(set(names)) == len(names) else f"{k}:{label}" for k, label in enumerate(labels)]
 
 
 def shortest(value: np.floating) -> float:

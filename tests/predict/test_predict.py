@@ -16,7 +16,8 @@ from modules.position_embedding import sinusoidal_table
 from modules.sequence import causal_counts
 from src.__main__ import run as command
 from src.errors import UserError, run_command
-from src.predict.predictor import load_model
+from src.predict.predict import rows_of
+from src.predict.predictor import Predictions, load_model
 from tests.data_files import make_splits, write_dataset
 
 LENS, DIMS = (6, 9, 11), (12, 5, 8)
@@ -252,3 +253,15 @@ def test_a_model_can_be_trained_after_a_prediction(trained):
     model = load_model(mult(trained, 1), device="cpu")
     model.predict(*streams)
     model.runs[0].model(*streams)[0].sum().backward()
+
+
+@pytest.mark.parametrize("labels, columns", [
+    (("happy", "sad"), ["id", "split", "happy", "happy_sd", "sad", "sad_sd"]),
+    (("id", "sad"), ["id", "split", "0:id", "0:id_sd", "1:sad", "1:sad_sd"]),
+    (("sad", "sad_sd"), ["id", "split", "0:sad", "0:sad_sd", "1:sad_sd", "1:sad_sd_sd"]),
+])
+def test_no_label_takes_the_column_of_another(labels, columns):
+    values = np.array([[0.25, 0.75]])
+    (row,) = rows_of(Predictions(["clip"], ["test"], labels, "probability", values, values / 2, []))
+    assert list(row) == columns
+    assert list(row.values()) == ["clip", "test", 0.25, 0.125, 0.75, 0.375]
