@@ -11,7 +11,8 @@ import shutil
 import socket
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -77,6 +78,10 @@ class TooLargeError(SourceError):
     """More came than the file may have."""
 
 
+class SlowError(Exception):
+    """A server has not answered in time."""
+
+
 class Answer(NamedTuple):
     """What a server says of a file before it sends it."""
 
@@ -96,8 +101,8 @@ def fetch(url: str, path: Path, facts: Facts, room: int = 0) -> Path:
     while True:
         part, have = find_part(path)
         with in_one_line(host):
-            answer = Answer(have, facts.size, hashlib.sha256(url.encode()).hexdigest()[:8]) if of_drive else ask(
-                url, have)
+            answer = Answer(have, facts.size, hashlib.sha256(url.encode()).hexdigest()[:8]) if of_drive else in_time(
+                partial(ask, url, have))
         target = path.with_name(f"{path.name}.{answer.key}")
         if part and (answer.start != have or not part.name.startswith(target.name)):
             note(f"{host} does not resume that part, or has another file now: starting again")
@@ -129,17 +134,32 @@ def fetch(url: str, path: Path, facts: Facts, room: int = 0) -> Path:
                             "command resumes the download") from error
 
 
+def in_time(function: Callable[[], Answer]) -> Answer:
+    """What a function returns or raises; SlowError where it takes longer than PATIENCE, leaving its thread behind."""
+    outcome: Future[Answer] = Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(function())
+        except Exception as error:
+            outcome.set_exception(error)
+    Thread(target=call, daemon=True).start()
+    if not wait([outcome], PATIENCE).done:
+        raise SlowError
+    return outcome.result()
+
+
 @contextmanager
-def not_too_slow(bar: tqdm | None = None) -> Iterator[Event]:
-    """An event that is set where the block takes longer than PATIENCE without progress on a bar."""
+def not_too_slow(bar: tqdm) -> Iterator[Event]:
+    """An event that is set where a bar does not move for PATIENCE."""
     cancel, ended = Event(), Event()
 
     def watch() -> None:
         before = None
         while not ended.wait(PATIENCE):
-            if bar is None or bar.n == before:
+            if bar.n == before:
                 cancel.set()
-            before = bar and bar.n
+            before = bar.n
     Thread(target=watch, daemon=True).start()
     try:
         yield cancel
@@ -182,13 +202,11 @@ def find_part(path: Path) -> tuple[Path | None, int]:
 
 def ask(url: str, have: int) -> Answer:
     """Ask a server for the bytes of a file from `have` on, and read no more than shows that it is the file."""
-    from gdown._cancellation import _configure_cancellation  # noqa: PLC0415, slow to import
-    from urllib3.util import Retry  # noqa: PLC0415
+    from urllib3.util import Retry  # noqa: PLC0415, slow to import
 
     requests = network()[1]
     headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.Session() as session, not_too_slow() as cancel:
-        _configure_cancellation(session=session, cancel=cancel)
+    with requests.Session() as session:
         for adapter in session.adapters.values():
             adapter.max_retries = Retry(RETRIES, connect=0, backoff_factor=BACKOFF, status_forcelist=HEALING,
                                         raise_on_status=False)
@@ -255,7 +273,7 @@ def reason(host: str | None, error: BaseException, requests: ModuleType) -> str:
         code = error.response.status_code
         meaning = f": {MEANINGS[code]}" if code in MEANINGS else ""
         return f"{host} answers {code} {printable(error.response.reason)}{meaning}"
-    if type(error).__name__ == "DownloadCancelled":
+    if isinstance(error, SlowError) or type(error).__name__ == "DownloadCancelled":
         return f"{host} trickles: not even half a megabyte came in {PATIENCE} s"
     if not isinstance(error, (requests.RequestException, ValueError)):
         text = printable(" ".join(str(error).split()).partition(". The received bytes")[0])
