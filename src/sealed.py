@@ -13,15 +13,16 @@ def seal(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def unseal(content: Any) -> Any:
-    """The content without its checksum; ValueError where they do not agree. What has none, as of earlier versions, is
-    returned as it is.
+    """The content without its checksum; ValueError where they do not agree, or the name of the checksum is damaged.
+    What has none, as of earlier versions, is returned as it is.
     """
-    if not isinstance(content, dict) or KEY not in content:
+    if not isinstance(content, dict) or not content:
         return content
-    rest = {name: value for name, value in content.items() if name != KEY}
-    if content[KEY] != checksum(rest):
+    last = KEY if KEY in content else next(reversed(content))
+    rest = {name: value for name, value in content.items() if name != last}
+    if (last == KEY) != (content[last] == checksum(rest)):
         raise ValueError(f"it is not what was written; whoever changed it by hand also deletes its {KEY}")
-    return rest
+    return rest if last == KEY else content
 
 
 def checksum(content: dict[str, Any]) -> int:

@@ -128,8 +128,9 @@ class Trials:
         """The exit code of the command, its lines, and its numbers: those of the files that it leaves, if it does."""
         with contextlib.chdir(self.work):
             code, printed = start(self.reader.command)
-            left = {str(path): numbers(path) for path in sorted(Path().glob(self.reader.left or "none"))}
-        return code, printed.splitlines(), left if self.reader.left else printed
+            left = {str(path): numbers(path) for path in sorted(Path().glob(self.reader.left))} if (
+                self.reader.left and code == 0) else printed
+        return code, printed.splitlines(), left
 
     def flip(self, path, chance):
         """Flip a byte of a file: returns which of KINDS it is, and in words what was tried."""

@@ -23,5 +23,4 @@ def test_a_flipped_bit_changes_no_number(place):
         read = unseal(json.loads(whole))
     except ValueError:
         return
-    read.pop("".join(set(read) - set(CONTENT)), None)  # the name of the checksum was hit
     assert read == {**CONTENT, "tuple": [1, 2]}
