@@ -125,9 +125,11 @@ def read_run(path: str | Path) -> dict[str, Any]:
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """The run of a run folder, finished or not."""
+    """The run of a run folder, finished or not; UserError where its result does not follow from its predictions."""
     check_run_folder(folder)
     result = read_result(folder)
+    if result:
+        check_follows(result, folder)
     try:
         records = read_metrics(folder)
         epochs = [

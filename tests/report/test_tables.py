@@ -8,8 +8,9 @@ import pytest
 from matplotlib.image import imread
 
 from src.data.specs import find_spec
+from src.errors import UserError
 from src.eval_metrics import Metric
-from src.report.read_runs import Group, collect
+from src.report.read_runs import Group, collect, read_run
 from src.report.significance import MAIN, holm, p_text
 from src.report.table_formats import difference_columns, shown
 from src.report.tables import PUBLISHED, build_table, main, published_rows, write_tables
@@ -190,6 +191,9 @@ def test_metrics_that_do_not_follow_from_the_predictions_are_left_out(tmp_path, 
     groups, (problem,) = collect(tmp_path)
     assert list(*groups.values()) == ["MulT"]
     assert problem.startswith(f"{path}/result.json does not follow from predictions.npz: test {next(iter(change))} is ")
+    (path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="does not follow"):
+        read_run(path)
 
 
 def test_missing_models_leave_their_published_figures(tmp_path):
