@@ -7,7 +7,7 @@ encoder gives no position to a step whose first feature is exactly 0, as it is b
 where target and visible source are padding.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class MulT(MultimodalModel):
     """
 
     source_feed_forward = False
+    presets: ClassVar = {"tuned": {"mask_padding": True, "embed_dim": 40, "num_heads": 5}}  # docs/measured/defaults.md
     options = (
         CAUSAL_MASK,
         Option("only", switches={

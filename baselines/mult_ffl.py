@@ -4,6 +4,8 @@ The baseline that the PMR paper (Lv et al., CVPR 2021) compares message passing 
 supervised through the attention alone, and at the price of one feed-forward block per crossmodal layer.
 """
 
+from typing import ClassVar
+
 from baselines.mult import MulT
 
 
@@ -11,3 +13,4 @@ class MulTFFL(MulT):
     """MulT with source_{i+1} = source_i + FFN_i(LN(source_i)), to which crossmodal layer i attends."""
 
     source_feed_forward = True
+    presets: ClassVar[dict] = {}  # those of MulT were not chosen for it

@@ -76,6 +76,18 @@ def test_pmr_has_the_defaults_that_the_protocol_chose(preset):
     assert settings_of("--dataset mosei --model PMR --embed_dim 10")[0].embed_dim == 10
 
 
+@pytest.mark.parametrize("dataset", ["mosei", "demo"])
+@pytest.mark.parametrize("model, chosen", [
+    ("PMR", {"attn_mask": False, "mask_padding": True, "embed_dim": 60, "num_heads": 5, "nlevels": 4}),
+    ("MulT", {"attn_mask": True, "mask_padding": True, "embed_dim": 40, "num_heads": 5}),
+])
+def test_the_preset_tuned_has_what_the_protocol_chose(dataset, model, chosen):
+    recorded = settings_of(f"--dataset {dataset} --model {model} --preset tuned")[0].recorded()
+    assert {name: recorded[name] for name in chosen} == chosen
+    with pytest.raises(UserError, match="--preset tuned is for PMR, MulT: give that --model, or MulT-FFL another"):
+        settings_of("--model MulT-FFL --preset tuned")
+
+
 @pytest.mark.parametrize("dataset", ["demo", "asynchrony-lag4-hops1"])
 def test_models_have_the_same_size_on_made_up_data(dataset):
     for model in ("PMR", "MulT", "MulT-FFL", "PMR-report"):
