@@ -160,7 +160,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
 
 def git_commit() -> str:
     """The commit of this code, with '+changes' where the work tree differs; 'unknown' outside a checkout, also where
-    the checkout of something else encloses this code.
+    the checkout is of something else that encloses or holds this code.
     """
     root = Path(__file__).resolve().parents[2]
     elsewhere = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # a hook's, which are of its own repository
@@ -171,6 +171,7 @@ def git_commit() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:
             return "unknown"
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+        commit = git("rev-parse", "HEAD", "HEAD:src/training/machine.py").split()[0]  # an error if it has none
+        return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

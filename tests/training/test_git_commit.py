@@ -5,19 +5,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from src.training.machine import git_commit
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_repository_around_the_code_is_not_its_own(tmp_path):
-    shutil.copytree(ROOT / "src", tmp_path / "inner/src")
-    shutil.copytree(ROOT / "modules", tmp_path / "inner/modules")
-    shutil.copytree(ROOT / "baselines", tmp_path / "inner/baselines")
+@pytest.mark.parametrize("place", ["inner", "."])
+def test_a_repository_around_the_code_is_not_its_own(tmp_path, place):
+    for room in ("src", "modules", "baselines"):
+        shutil.copytree(ROOT / room, tmp_path / place / room)
     for command in ("init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m a"):
         subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
     code = "from src.training.machine import git_commit; print(git_commit())"
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "inner", capture_output=True, text=True,
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / place, capture_output=True, text=True,
                            check=True)
     assert found.stdout.strip() == "unknown"
 
