@@ -130,6 +130,9 @@ def read_split(split: Arrays, taken: Mapping[str, Taken], aligned: bool, place: 
         raise UserError(f"{place} has " + ", ".join(f"{count} clips of {key}" for key, count in counts.items()))
     if aligned:
         check_aligned(features, place)
+    short = {key: sum(steps < taken[key].steps for steps in steps_of(stream)) for key, stream in features.items()}
+    notes = [f"{count} of {counts[key]} clips are shorter than {taken[key].steps} steps of {key}; zeros are put in "
+             "front" for key, count in short.items() if count]
     for key, (width, _, needed) in taken.items():
         if key not in features and needed:
             raise UserError(f"{place} has no {key}, of which the model takes {width} features a step")
@@ -138,7 +141,8 @@ def read_split(split: Arrays, taken: Mapping[str, Taken], aligned: bool, place: 
             raise UserError(f"{place} {key} has {array.shape[2]} features a step; the model takes {width}, those that "
                             "it was trained on")
     samples = len(features["text"])
-    return RawSplit(features, np.empty((samples, 0)), ids_of(of_one_clip(split.get("id")), samples, place))
+    return RawSplit(features, np.empty((samples, 0)), ids_of(of_one_clip(split.get("id")), samples, place),
+                    notes=notes)
 
 
 def check_aligned(features: Mapping[str, Any], place: str) -> None:
