@@ -44,6 +44,7 @@ class Change(NamedTuple):
     last: int  # format before it
     concerns: Callable[[dict], Any]  # whether a run with these settings computes other numbers
     words: str
+    of_data: bool = False  # whether its model answers as before for clips that are given
 
 
 class OutdatedRunError(UserError):
@@ -56,7 +57,7 @@ FORMER = (  # settings that runs of a model had up to a format, whatever they sa
 CHANGES = (
     Change(1, lambda settings: settings.get("mask_padding"),
            "mask_padding had another rule for steps that see nothing"),
-    Change(2, lambda settings: settings["dataset"] == "demo", "the demo had other data"),
+    Change(2, lambda settings: settings["dataset"] == "demo", "the demo had other data", of_data=True),
 )
 
 
@@ -226,10 +227,13 @@ def as_trained(record: Any, file_format: int) -> Any:
     return record
 
 
-def check_numbers(content: dict, settings: dict, path: Path | str) -> None:
-    """UserError where this version would not compute the numbers of a file's run, from its format and settings."""
+def check_numbers(content: dict, settings: dict, path: Path | str, with_data: bool = True) -> None:
+    """UserError where this version would not compute the numbers of a file's run, from its format and settings.
+
+    Without its data, changes of the data do not count.
+    """
     for change in CHANGES:
-        if content["format"] <= change.last and change.concerns(settings):
+        if content["format"] <= change.last and change.concerns(settings) and (with_data or not change.of_data):
             raise OutdatedRunError(f"{path} has format {content['format']}, of a time when {change.words}: this "
                                    "version would compute other numbers; train the run again")
 

@@ -43,7 +43,7 @@ def load_trained(folder: Path | str, dataset: Dataset | None = None,
 
 def load_without_data(folder: Path | str, **changes: Any) -> tuple[torch.nn.Module, TrainedOn, Settings]:
     """The model of a run as by `load_trained`, without its data set."""
-    checkpoint, settings = read_checkpoint(folder, changes)
+    checkpoint, settings = read_checkpoint(folder, changes, with_data=False)
     path, config = f"{folder}/checkpoint.pt", checkpoint["config"]
     if (task := recorded_task(checkpoint, settings, path)) is None:
         raise UserError(f"{path} is of the first format and does not name its task; train the run again")
@@ -56,7 +56,8 @@ def load_without_data(folder: Path | str, **changes: Any) -> tuple[torch.nn.Modu
     return restore(checkpoint, settings, trained_on, folder), trained_on, settings
 
 
-def read_checkpoint(folder: Path | str, changes: dict[str, Any]) -> tuple[dict[str, Any], Settings]:
+def read_checkpoint(folder: Path | str, changes: dict[str, Any],
+                    with_data: bool = True) -> tuple[dict[str, Any], Settings]:
     """The checkpoint of a run, and its settings but for some `changes`."""
     checkpoint, path = load_checkpoint(folder), f"{folder}/checkpoint.pt"
     try:
@@ -66,7 +67,7 @@ def read_checkpoint(folder: Path | str, changes: dict[str, Any]) -> tuple[dict[s
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} was written by another version of this code: {error}") from error
     settings = replace(read_settings(recorded, path), **changes)
-    check_numbers(checkpoint, settings.recorded(), path)
+    check_numbers(checkpoint, settings.recorded(), path, with_data)
     return checkpoint, settings
 
 

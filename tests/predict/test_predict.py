@@ -253,6 +253,21 @@ def test_memory_is_bounded_by_the_batch(trained, tmp_path, ending):
     tracemalloc.stop()
 
 
+def test_a_run_on_the_demo_of_format_2_predicts(trained, tmp_path):
+    """The demo's data changed since, not the model, and the data is not needed. A change of the model is refused."""
+    run, test = tmp_path / "seed1", make_splits()["test"]
+    shutil.copytree(mult(trained, 1), run)
+    saved = torch.load(run / "checkpoint.pt", weights_only=True)
+    for dataset, mask_padding, file_format in (("demo", False, 2), ("mine", True, 1)):
+        saved["config"]["settings"].update(dataset=dataset, mask_padding=mask_padding)
+        torch.save(saved | {"format": file_format}, run / "checkpoint.pt")
+        if dataset == "demo":
+            found = load_model(run, device="cpu").predict(*(test[key] for key in KEYS))
+            assert np.array_equal(found.values, recorded(run)["test_predictions"])
+    with pytest.raises(UserError, match="mask_padding had another rule"):
+        load_model(run)
+
+
 def test_a_model_can_be_trained_after_a_prediction(trained):
     """The blocks keep tensors for later calls, and those that a prediction leaves must serve a training step."""
     sinusoidal_table.cache_clear()
