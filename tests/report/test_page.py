@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 import main as project
 from src.report.page import samples
-from src.report.page.content import confusion_of
+from src.report.page.content import confusion_of, points
 from src.report.page.decisions import decided
 from src.report.page.page import main, write_page
 from src.runs.result import split_metrics
@@ -139,6 +139,12 @@ def test_decisions_are_drawn_layer_by_layer(tmp_path):
     assert pixels.shape == (32, 64, 4)
     assert (pixels[:16, :, 3].min(), pixels[16:, :, 3].max()) == (1, 0)
     assert decided("PMR", {"folder": tmp_path / "nowhere"}) is None
+
+
+def test_a_single_step_is_a_line_across_the_panel():
+    """A polyline of one point shows nothing: the vision of RAVDESS has one step."""
+    assert points(np.array([0.5]), 0, 1, 1) == "0.0,60.0 240.0,60.0"
+    assert points(np.array([0.5]), 0, 1, 5) == "0.0,60.0"
 
 
 def test_runs_that_cannot_be_read_are_named(page, tmp_path, capsys):

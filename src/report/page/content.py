@@ -131,7 +131,8 @@ def point(step: int, value: float, low: float, high: float, steps: int) -> tuple
 
 
 def points(curve: ndarray, low: float, high: float, steps: int) -> str:
-    """The points of a line in such a panel."""
+    """The points of a line in such a panel; of a single step a line across it."""
+    curve, steps = (np.repeat(curve, 2), 2) if steps == 1 else (curve, steps)
     return " ".join("{},{}".format(*point(step, value, low, high, steps)) for step, value in enumerate(curve, 1))
 
 
