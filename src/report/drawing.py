@@ -94,7 +94,7 @@ def draw_curves(title: str, models: Mapping[str, list], loss_name: str) -> Figur
         axes.plot(selected, [curve["valid"][epoch - 1] for curve, epoch in zip(curves, selected, strict=True)], "o",
                   color="#0072B2", mec="black", ms=5.5, zorder=3, label="selected epoch")
         axes.set_title(f"{name}, {count_seeds({name: runs})}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(whole_numbers(6))
     for axes in panels.flat[len(models):]:
         axes.set_visible(False)
     for axes in panels.flat[max(0, len(models) - columns):len(models)]:  # those with no panel below
@@ -188,7 +188,7 @@ def draw_gates(title: str, curves: Mapping[str, ndarray]) -> Figure:
                       markevery=max(1, len(steps) // 8), label=f"layer {i + 1}")
         axes.set_title(MODALITY_NAMES[m])
         axes.set_xlabel("time step")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(whole_numbers(6))
     panels[0].set_ylabel("mean gate G\n(1: self-attention, 0: hub)")
     figure.suptitle(f"{title}\ngates: mean over features and test samples, without padding")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, handlelength=3.5)
@@ -215,6 +215,11 @@ def draw_messages(title: str, alphas: Sequence[ndarray], modalities: Sequence[st
     return figure
 
 
+def whole_numbers(most: int) -> MaxNLocator:
+    """Ticks at no more than so many whole numbers; one alone where there is only one step."""
+    return MaxNLocator(integer=True, nbins=most, min_n_ticks=1)
+
+
 def draw_attention(title: str, sample: str, maps: Mapping[str, ndarray],
                    segments: Mapping[str, tuple[int, int]]) -> Figure:
     """Crossmodal attention to the hub: a heat map a modality, the hub's segments marked."""
@@ -228,13 +233,16 @@ def draw_attention(title: str, sample: str, maps: Mapping[str, ndarray],
             axes.axvline(end + 0.5, color="white", lw=3)
             axes.axvline(end + 0.5, color="black", ls="--", lw=1.2)
         axes.set_ylabel(f"step of\n{MODALITY_NAMES[m]}")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.yaxis.set_major_locator(whole_numbers(6))
         axes.spines[["top", "right"]].set_visible(True)
         figure.colorbar(image, ax=axes, label="weight", pad=0.02)
+    middles = [(start + 1 + end) / 2 for start, end in segments.values()]
     panels[-1].set_xticks(
-        [(start + 1 + end) / 2 for start, end in segments.values()],
-        [f"{MODALITY_NAMES.get(m, m)}\n{start + 1} to {end}" for m, (start, end) in segments.items()],
-    )
+        middles, [f"{MODALITY_NAMES.get(m, m)}\n{start + 1} to {end}" for m, (start, end) in segments.items()])
+    ticks, below = panels[-1].xaxis.get_major_ticks(), False
+    for tick, here, before in zip(ticks[1:], middles[1:], middles[:-1], strict=False):
+        if below := here - before < hub_steps / 8 and not below:  # too near to stand side by side
+            tick.set_pad(32)
     panels[-1].set_xlabel("segment and steps of the hub")
     figure.suptitle(f"{title}\nattention to the hub in the last layer, mean over heads\ntest sample {sample}")
     return figure
@@ -252,7 +260,7 @@ def draw_pairs(title: str, sample: str, maps: Mapping[tuple[str, str], ndarray],
             axes.set_xlabel(f"step of {MODALITY_NAMES[source]}")
             axes.set_ylabel(f"step of {MODALITY_NAMES[target]}")
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+                axis.set_major_locator(whole_numbers(5))
             axes.spines[["top", "right"]].set_visible(True)
             figure.colorbar(image, ax=axes, pad=0.02)
     figure.suptitle(f"{title}\ncrossmodal attention in the last layer, mean over heads\ntest sample {sample}")
@@ -282,8 +290,8 @@ def draw_streams(title: str, streams: Mapping[str, ndarray]) -> Figure:
         for start, end in edges.reshape(-1, 2):
             axes.axvspan(start, end, facecolor="#56B4E9", edgecolor="black", hatch="////", lw=0, alpha=0.5)
         axes.set_ylabel(f"feature of\n{name}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.xaxis.set_major_locator(whole_numbers(8))
+        axes.yaxis.set_major_locator(whole_numbers(5))
         axes.spines[["top", "right"]].set_visible(True)
         figure.colorbar(image, ax=axes, label="standard deviations", pad=0.02, extend="both")
     axes.set_xlabel("time step (hatched: padding)")
@@ -314,7 +322,7 @@ def draw_history(title: str, trials: Sequence[Mapping[str, Any]]) -> Figure:
     axes.step(numbers, list(accumulate(values, min)), where="post", color="black", lw=1.2, label="lowest so far")
     if numbers[0] == 0:
         axes.axhline(values[0], color="0.5", ls="--", lw=1.2, label="the settings without a search (trial 0)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(whole_numbers(10))
     axes.set_xlabel("trial")
     axes.set_ylabel("validation loss, mean over seeds")
     figure.suptitle(title)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -275,6 +276,21 @@ def test_a_sample_may_be_asked_for_where_there_is_attention_to_show(folder, unsa
     edit_json(folder / "results/mine/unaligned/Linear/seed9/result.json", lambda x: x.update(model="Linear"))
     assert main(command(folder, "--dataset", "mine", *sample)) == 2
     assert "--sample is for the attention of PMR and MulT" in capsys.readouterr().err
+
+
+def test_streams_of_one_step_have_whole_ticks_and_names_that_do_not_overlap():
+    """As in RAVDESS, whose language has 6 steps, vision one, and audio 80."""
+    maps = {m: np.ones((steps, 87)) for m, steps in (("l", 6), ("a", 80), ("v", 1))}
+    figure = drawing.draw_attention("title", "s", maps, {"l": (0, 6), "v": (6, 7), "a": (7, 87)})
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.images]
+    names = [text.get_window_extent() for text in panels[2].get_xticklabels()]
+    assert [a.overlaps(b) for a, b in combinations(names, 2)] == [False] * 3
+    (pair,) = (axes for axes in drawing.draw_pairs("title", "s", {("l", "v"): np.ones((6, 1))}, {"l": 6, "v": 1}).axes
+               if axes.images)
+    for axis, steps in ((panels[2].yaxis, [1]), (pair.xaxis, [1]), (pair.yaxis, [2, 4, 6])):
+        low, high = sorted(axis.get_view_interval())
+        assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == steps
 
 
 def test_the_attention_of_a_mult_is_drawn_from_its_run_folder(folder, monkeypatch, capsys):
