@@ -4,6 +4,7 @@ import json
 import re
 from base64 import b64decode
 from io import BytesIO
+from itertools import permutations
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,13 +76,34 @@ def test_the_page_holds_all_and_asks_for_nothing(page):
         assert words in text, words
 
 
+def noisy_decisions(model, random):
+    """Decisions of the default sizes, which nothing makes smaller: of random numbers."""
+    if model.startswith("PMR"):
+        small = {f"alphas/layers.{i}.update": random.random((8, 3)) for i in range(4)}
+        parts = [f"{part}reinforce.{m}" for part in ("", "update.") for m in "lav"]
+        gates = [f"gates/layers.{i}.{part}.filter" for i in range(4) for part in parts]
+        maps = [*(f"attention/layers.3.{part}" for part in parts), "attention/readout"]
+    else:
+        gates = []
+        maps = [f"attention/trans_{t}_with_{s}.layers.4" for t, s in permutations("lav", 2)]
+        small = {f"attention/trans_{m}_mem.layers.4": random.random((8, 1, 128)) for m in "lav"}
+    return {"ids": [f"sample{i}" for i in range(8)], "steps": [50, 500, 500], **small,
+            **{name: random.random((8, 128)).astype(np.float16) for name in gates},
+            **{name: random.random((8, 48, 128)).astype(np.float16) for name in maps}}
+
+
 def test_a_table_of_the_largest_data_set_is_a_sixth_of_the_page(tmp_path):
-    for model in ("PMR", "MulT", "MulT-FFL", "EF-LSTM", "LF-LSTM", "Linear"):
+    random = np.random.default_rng(0)
+    for model in ("PMR", "PMR-report", "MulT", "MulT-FFL", "EF-LSTM", "LF-LSTM", "Linear"):
         for seed in range(5):
-            add_epochs(write_run(tmp_path / "results", "mosei", model=model, seed=seed, samples=4659), epochs=20)
+            run = write_run(tmp_path / "results", "mosei", model=model, seed=seed, samples=4659)
+            add_epochs(run, epochs=40)
+            if model.startswith(("PMR", "MulT")):
+                np.savez(run / "decisions.npz", **noisy_decisions(model, random))
     path, _ = write_page(tmp_path / "results", tmp_path / "report")
     assert path.stat().st_size < 5e6 / 6
-    assert "3659 more, in which all models agree more closely, are left out" in path.read_text()
+    assert "3659 more, in which all models agree more closely, are left out" in (text := path.read_text())
+    assert text.count("data:image/png") == 8 * 2 * (7 + 9)
 
 
 def test_scores_of_several_labels_are_items_of_their_own():
@@ -132,19 +154,27 @@ def test_decisions_are_drawn_layer_by_layer(tmp_path):
     assert found.modalities == ["language", "vision"]
     assert [sample.name for sample in found.samples] == ["x", "y"]
     gates, weights, ((title, picture),) = found.samples[0][1:]
-    assert gates == [("language from the hub", ["0.0,120.0 120.0,120.0 240.0,120.0", "0.0,60.0 120.0,60.0 240.0,60.0",
-                                                "0.0,0.0 120.0,0.0 240.0,0.0"])]
+    assert gates == [("language from the hub", ["0,120 120,120 240,120", "0,60 120,60 240,60", "0,0 120,0 240,0"])]
     assert (weights, title) == ([("layer 1", [0.25, 0.75])], "language from audio")
     pixels = imread(BytesIO(b64decode(picture.partition(",")[2])))
-    assert pixels.shape == (32, 64, 4)
-    assert (pixels[:16, :, 3].min(), pixels[16:, :, 3].max()) == (1, 0)
+    assert pixels.shape == (24, 48, 4)
+    assert (pixels[:12, :, 3].min(), pixels[12:, :, 3].max()) == (1, 0)
     assert decided("PMR", {"folder": tmp_path / "nowhere"}) is None
 
 
 def test_a_single_step_is_a_line_across_the_panel():
     """A polyline of one point shows nothing: the vision of RAVDESS has one step."""
-    assert points(np.array([0.5]), 0, 1, 1) == "0.0,60.0 240.0,60.0"
-    assert points(np.array([0.5]), 0, 1, 5) == "0.0,60.0"
+    assert points(np.array([0.5]), 0, 1, 1) == "0,60 240,60"
+    assert points(np.array([0.5]), 0, 1, 5) == "0,60"
+
+
+def test_an_id_that_utf8_does_not_have_is_shown(tmp_path):
+    for model in ("PMR", "MulT"):
+        add_epochs(write_run(tmp_path, model=model, seed=1, ids="a\ud800é{}".format))
+    text = write_page(tmp_path, tmp_path)[0].read_text()
+    (content,) = re.findall(r'<script type="application/json">(.*?)</script>', text)
+    assert json.loads(content)["names"][59] == "a\ud800é59"
+    assert r"a\ud800é5" in text
 
 
 def test_runs_that_cannot_be_read_are_named(page, tmp_path, capsys):

@@ -127,13 +127,13 @@ class Curves(NamedTuple):
 
 def point(step: int, value: float, low: float, high: float, steps: int) -> tuple[float, float]:
     """The pixel of a value at a step, counted from 1, in a panel of so many steps and of values from low to high."""
-    return (round(WIDTH * (step - 1) / max(1, steps - 1), 1), round(HEIGHT * (high - value) / ((high - low) or 1), 1))
+    return (round(WIDTH * (step - 1) / max(1, steps - 1)), round(HEIGHT * (high - value) / ((high - low) or 1), 1))
 
 
 def points(curve: ndarray, low: float, high: float, steps: int) -> str:
     """The points of a line in such a panel; of a single step a line across it."""
     curve, steps = (np.repeat(curve, 2), 2) if steps == 1 else (curve, steps)
-    return " ".join("{},{}".format(*point(step, value, low, high, steps)) for step, value in enumerate(curve, 1))
+    return " ".join("{:g},{:g}".format(*point(step, value, low, high, steps)) for step, value in enumerate(curve, 1))
 
 
 def curves(models: dict[str, list[Run]], loss: str) -> Curves:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.image import imsave
 from numpy import ndarray
+from PIL import Image
 
 from src.report.drawing import MODALITY_NAMES
 from src.report.page.content import points
 from src.runs.decisions import read_decisions, smaller
 
-MOST_STEPS = 32, 64  # of a picture of attention, in rows and columns; of a line those in columns
+MOST_STEPS = 24, 48  # of a picture of attention, in rows and columns; of a line those in columns
 NAMES = (  # of modules, in words
     (r"trans_(\w)_with_(\w).*", "{} from {}"), (r"trans_(\w)_mem.*", "{}, memory"),
     (r"(?:reinforce)\.(\w).*", "{} from the hub"), (r"update\.reinforce\.(\w).*", "the hub from {}"),
@@ -83,7 +83,7 @@ def maps_of(attention: dict[str, ndarray], i: int) -> Iterator[tuple[str, str]]:
     """A picture of the last layer of each module."""
     for title, layers in by_layer(attention).items():
         buffer, weights = io.BytesIO(), smaller(layers[-1][i], MOST_STEPS)
-        shade = np.zeros((*weights.shape, 4))
-        shade[..., 3] = np.round(15 * weights / (weights.max() or 1)) / 15  # few shades make small pictures
-        imsave(buffer, shade, format="png", metadata={"Software": ""})
+        picture = Image.fromarray(np.round(15 * weights / (weights.max() or 1)).astype(np.uint8), "P")
+        picture.putpalette([0] * 48)  # 16 shades of black, from clear to opaque: few make small pictures
+        picture.save(buffer, "png", bits=4, transparency=bytes(range(0, 256, 17)), optimize=True)
         yield title, f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

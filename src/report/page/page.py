@@ -38,13 +38,14 @@ def write_page(results_dir: str | Path = "results", out: str | Path = "report", 
     sections = [section(group, models, ablations, cluster, problems) for group, models in groups.items()]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
     text = environment.get_template("page.html").render(
         results_dir=str(results_dir), sections=sections, problems=problems,
     )
     path = Path(out) / "index.html"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        write_whole(path, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise UserError(f"the page cannot be written to {out}: {error.strerror}; see --out") from error
     return path, problems
