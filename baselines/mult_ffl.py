@@ -13,4 +13,4 @@ class MulTFFL(MulT):
     """MulT with source_{i+1} = source_i + FFN_i(LN(source_i)), to which crossmodal layer i attends."""
 
     source_feed_forward = True
-    presets: ClassVar[dict] = {}  # those of MulT were not chosen for it
+    presets: ClassVar[dict] = {"tuned": {}}  # the protocol chose its settings as they are (docs/measured/defaults.md)

@@ -80,12 +80,13 @@ def test_pmr_has_the_defaults_that_the_protocol_chose(preset):
 @pytest.mark.parametrize("model, chosen", [
     ("PMR", {"attn_mask": False, "mask_padding": True, "embed_dim": 60, "num_heads": 5, "nlevels": 4}),
     ("MulT", {"attn_mask": True, "mask_padding": True, "embed_dim": 40, "num_heads": 5}),
+    ("MulT-FFL", {"attn_mask": True, "mask_padding": False}),
 ])
 def test_the_preset_tuned_has_what_the_protocol_chose(dataset, model, chosen):
     recorded = settings_of(f"--dataset {dataset} --model {model} --preset tuned")[0].recorded()
     assert {name: recorded[name] for name in chosen} == chosen
-    with pytest.raises(UserError, match="--preset tuned is for PMR, MulT: give that --model, or MulT-FFL another"):
-        settings_of("--model MulT-FFL --preset tuned")
+    with pytest.raises(UserError, match="--preset tuned is for PMR, MulT, MulT-FFL: give that --model, or LF-LSTM another"):
+        settings_of("--model LF-LSTM --preset tuned")
 
 
 @pytest.mark.parametrize("dataset", ["demo", "asynchrony-lag4-hops1"])
