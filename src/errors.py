@@ -4,7 +4,9 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import wraps
 
 LONGEST = 5000  # characters of a line that a file's words may fill
 PIPE_CLOSED = 141  # as the shell calls a process that SIGPIPE ended
@@ -50,6 +52,14 @@ def run_command(command, *arguments):
         if isinstance(error, BrokenPipeError):  # `| head` has read enough
             return PIPE_CLOSED
         return say(f"the console cannot be written: {error.strerror or error}; files are not to blame")
+
+
+def command(function: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
+    """The `main(argv)` of a command, which `run_command` calls: as a decorator of the function that does its work."""
+    @wraps(function)
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_command(function, argv)
+    return main
 
 
 def prepare_console():

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from src.data.streams import Setting, Splits, make_streams
-from src.errors import Parser, run_command
+from src.errors import Parser, command
 
 ALIGNED, UNALIGNED = Setting(), Setting(lags=(2, 4))
 
@@ -48,17 +48,10 @@ def scores(aligned: bool) -> dict[str, tuple[float, float]]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print `scores` of both alignments; returns the exit code."""
-    parser = Parser(prog="python -m src demo", description=__doc__)
-
-    def show() -> None:
-        parser.parse_args(argv)
-        for aligned in (False, True):
-            for name, (mae, acc2) in scores(aligned).items():
-                print(f"{'aligned' if aligned else 'unaligned'}, {name}: MAE {mae:.3f}, Acc2 {acc2:.3f}")
-    return run_command(show)
-
-
-if __name__ == "__main__":
-    import src  # noqa: F401, which names the command to type
+@command
+def main(argv: Sequence[str] | None) -> None:
+    """Print `scores` of both alignments."""
+    Parser(prog="python -m src demo", description=__doc__).parse_args(argv)
+    for aligned in (False, True):
+        for name, (mae, acc2) in scores(aligned).items():
+            print(f"{'aligned' if aligned else 'unaligned'}, {name}: MAE {mae:.3f}, Acc2 {acc2:.3f}")

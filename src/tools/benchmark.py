@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.report.table_formats import markdown_table
 from src.tools import launches, limits
 
@@ -182,7 +182,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def run(argv: Sequence[str] | None) -> None:
+@command
+def main(argv: Sequence[str] | None) -> None:
     """Measure the cases; print the figures, draw them and keep them."""
     arguments = parse_arguments(argv)
     if arguments.launches:
@@ -205,8 +206,3 @@ def run(argv: Sequence[str] | None) -> None:
         draw_growth({sum(case.lens): results[case.title]["ours"] for case in cases}, arguments.figure)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit code."""
-    return run_command(run, argv)

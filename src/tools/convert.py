@@ -23,7 +23,7 @@ from tqdm import tqdm
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.data.specs import DatasetSpec, told_by_path
 from src.dataset import check_splits
-from src.errors import Parser, UserError, printable, run_command
+from src.errors import Parser, UserError, command, printable
 from src.files import replacing
 from src.options import count
 from src.tasks import SentimentRegression
@@ -205,7 +205,8 @@ def write(splits: dict, path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}; see --out") from error
 
 
-def run(argv: Sequence[str] | None) -> None:
+@command
+def main(argv: Sequence[str] | None) -> None:
     """The command line of `python -m src convert`."""
     parser = Parser(prog="python -m src convert", description=__doc__.split("\n\n")[0].rstrip(":") + ".")
     for key in (*MODALITY_KEYS, "labels"):
@@ -258,8 +259,3 @@ def lengths(steps: list[int] | None, aligned: bool) -> dict[str, int]:
         wanted = "one length with --aligned" if aligned else "one or three lengths"
         raise UserError(f"--steps takes {wanted}; there are {' '.join(map(str, steps))}")
     return dict(zip(MODALITY_KEYS, steps, strict=True))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Convert what the command line names; returns the exit code."""
-    return run_command(run, argv)

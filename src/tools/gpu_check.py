@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from src.data.specs import find_spec
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.files import write_whole
 from src.report.table_formats import markdown_table
 from src.tools import benchmark
@@ -182,7 +182,8 @@ def section(part: Part, arguments: argparse.Namespace, clock: Clock) -> str:
         return f"FAILED: {' '.join(str(error).split())}"
 
 
-def run(argv: Sequence[str] | None) -> None:
+@command
+def main(argv: Sequence[str] | None) -> None:
     """Make the page, part by part; it is written again after each."""
     parser = Parser(prog="python -m src gpu_check", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,8 +202,3 @@ def run(argv: Sequence[str] | None) -> None:
         write_whole(arguments.out, page.encode())
     print(page)
     print(f"# written to {arguments.out}: please send it back", file=sys.stderr)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check the GPU; returns the exit code."""
-    return run_command(run, argv)

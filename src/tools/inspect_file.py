@@ -19,7 +19,7 @@ from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_la
 from src.data.safe_pickle import release_pages
 from src.data.specs import DatasetSpec, find_spec, hinted_by_name, owner_of, told_by_path
 from src.dataset import check_splits
-from src.errors import Parser, UserError, printable, run_command
+from src.errors import Parser, UserError, command, printable
 from src.files import open_file, replacing
 from src.options import count
 from src.report.drawing import STYLE, draw_streams
@@ -222,7 +222,8 @@ def draw(found: Found, split: str, sample: int, out: Path) -> None:
         raise UserError(f"--picture {out} cannot be written: {error}") from error
 
 
-def run(argv: Sequence[str] | None) -> None:
+@command
+def main(argv: Sequence[str] | None) -> None:
     """The command line of `python -m src inspect`."""
     parser = Parser(prog="python -m src inspect", description="What a data file holds, and whether main.py takes it.")
     parser.add_argument("file", metavar="FILE", type=Path, help="a data file of MulT's or MMSA's layout")
@@ -255,8 +256,3 @@ def run(argv: Sequence[str] | None) -> None:
         print(note)
     print(f"main.py takes it: --dataset {found.spec.name} --data_path {found.path}"
           + (" --aligned" if found.aligned else "") + typed)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Inspect what the command line names; returns the exit code: 2 where main.py would refuse it."""
-    return run_command(run, argv)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from src.data.formats import MODALITY_KEYS, SPLITS, read_layout
 from src.dataset import check_splits
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.options import count
 from src.tools.convert import spec_of_new, write
 from src.tools.ravdess_features import HOP, face_frames, faces_of_clips, sound, words
@@ -148,7 +148,8 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def run(argv: Sequence[str] | None) -> None:
+@command
+def main(argv: Sequence[str] | None) -> None:
     """The command line of `python -m src ravdess`."""
     arguments = make_parser().parse_args(argv)
     if (arguments.face_clone is None) == (arguments.faces is None):
@@ -171,8 +172,3 @@ def run(argv: Sequence[str] | None) -> None:
         sizes = ", ".join(f"{split} {len(arrays['id'])}" for split, arrays in splits.items())
         print(f"fold {fold}: {sizes} clips; {path} is written: python main.py --dataset {specs[fold].name} "
               f"--data_path {path.parent}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make what the command line names; returns the exit code."""
-    return run_command(run, argv)
