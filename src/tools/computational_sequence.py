@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -109,26 +110,21 @@ def dimension_names(group: Any) -> tuple[str, ...]:
 
 
 class ComputationalSequence:
-    """The entries of an open file; a video that was read last is kept."""
+    """The entries of an open file; `entry` reads one, and keeps that which it read last."""
 
     def __init__(self, path: str | Path, data: Any, name: str = "", columns: tuple[str, ...] = ()):
         self.path, self.data = path, data
         self.name, self.columns = name, columns  # of the file's group, and of the features where the file names them
         self.width: int | None = None  # d, once an entry was read
-        self._last: tuple[str, tuple[np.ndarray, np.ndarray]] | None = None
         self.ids = dict.fromkeys(data)  # of its entries, in order, and quick to look up
         self.numbered: dict[str, dict[int, str]] = {}  # {video: {k: id}} of the entries "video[k]", by k
         numbered = ((SEGMENT_ID.fullmatch(entry), entry) for entry in self.ids if isinstance(entry, str))
         for video, k, entry in sorted((match[1], int(match[2]), entry) for match, entry in numbered if match):
             self.numbered.setdefault(video, {})[k] = entry
-
-    def entry(self, entry: str) -> tuple[np.ndarray, np.ndarray]:
-        """Features (t, d) and intervals (t, 2) of an entry; UserError where they are no such arrays."""
-        if self._last is None or self._last[0] != entry:
-            self._last = entry, self._read(entry)
-        return self._last[1]
+        self.entry = lru_cache(maxsize=1)(self._read)
 
     def _read(self, entry: str) -> tuple[np.ndarray, np.ndarray]:
+        """Features (t, d) and intervals (t, 2) of an entry; UserError where they are no such arrays."""
         place = f"{self.path}, {printable(entry)}"
         with damaged(f"{place} is damaged or has no features and intervals"):
             features, intervals = (values(inside(self.data, f"{entry}/{key}")) for key in ("features", "intervals"))

@@ -6,6 +6,7 @@ numbers tell them apart: most words lie in a segment of another number, and a se
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -42,12 +43,12 @@ class Stream:
 
     def __init__(self, sequence: ComputationalSequence, segments: dict[str, list[Segment]]):
         self.sequence, self.segments = sequence, segments
-        self._last: tuple[str, Timeline | None] | None = None
         self._example: dict[str, str] = {}  # {kind: the first video that shows it}
         videos = [video for video in sequence.numbered if video in segments]
         for video in videos[::max(1, len(videos) // VIDEOS_LOOKED_AT)]:
             self._note(video, self._read(video))
         self.counts_words = WORDS in self._example
+        self.of_video = lru_cache(maxsize=1)(self._of_video)  # one video has many segments, one after the other
 
     @property
     def width(self) -> int:
@@ -72,16 +73,14 @@ class Stream:
                 "segments; give sequences of one kind, or check the intervals of the labels"
             )
 
-    def of_video(self, video: str) -> Timeline | None:
+    def _of_video(self, video: str) -> Timeline | None:
         """All steps of a video, in the order of its entries; None where it has none."""
-        if self._last is None or self._last[0] != video:
-            steps = self._read(video)
-            self._note(video, steps)
-            if WORDS in self._example and not self.counts_words:
-                raise UserError(f"{self.sequence.path} has ids that count words in {printable(video)}, and none in the "
-                                "videos that were looked at first; give sequences of one kind")
-            self._last = video, steps
-        return self._last[1]
+        steps = self._read(video)
+        self._note(video, steps)
+        if WORDS in self._example and not self.counts_words:
+            raise UserError(f"{self.sequence.path} has ids that count words in {printable(video)}, and none in the "
+                            "videos that were looked at first; give sequences of one kind")
+        return steps
 
     def _read(self, video: str) -> Timeline | None:
         entries = {-1: video} if video in self.sequence.ids else {}
@@ -126,6 +125,14 @@ class Stream:
         return steps.features[here[np.argsort(middle[here], kind="stable")]]
 
 
+def entries(numbers: np.ndarray, intervals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers (n,) of the entries of some rows, in order, and the interval (n, 2) that the rows of each cover."""
+    order = np.argsort(numbers, kind="stable")
+    found, first = np.unique(numbers[order], return_index=True)
+    starts, ends = intervals[order].T
+    return found, np.stack([np.minimum.reduceat(starts, first), np.maximum.reduceat(ends, first)], axis=1)
+
+
 def kinds(numbers: np.ndarray, intervals: np.ndarray, segments: list[Segment]) -> set[str]:
     """The kinds that a video's entries show: WORDS, SEGMENTS, both, or neither where both readings would be the same.
 
@@ -133,10 +140,8 @@ def kinds(numbers: np.ndarray, intervals: np.ndarray, segments: list[Segment]) -
     """
     if not len(numbers) or not segments:
         return set()
-    order = np.argsort(numbers, kind="stable")
-    found, first = np.unique(numbers[order], return_index=True)
-    starts = np.minimum.reduceat(intervals[order, 0].astype(float), first)
-    ends = np.maximum.reduceat(intervals[order, 1].astype(float), first)
+    found, covered = entries(numbers, intervals.astype(float))
+    starts, ends = covered.T
     bounds = np.array([[segment.start, segment.end] for segment in segments])
     shared = np.minimum(ends[:, None], bounds[:, 1]) - np.maximum(starts[:, None], bounds[:, 0])  # (entries, segments)
     same = found[:, None] == np.array([segment.number for segment in segments])

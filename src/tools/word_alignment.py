@@ -6,12 +6,12 @@ by more than EPSILON; the mean is not weighted; a word shorter than EPSILON is d
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from src.tools.segment_labels import Segment
-from src.tools.timeline import Stream, Timeline
+from src.tools.timeline import Stream, Timeline, entries
 
 EPSILON = 1e-5  # seconds, the SDK's
 ROUNDING = 1e-3  # seconds by which a row may leave its own word, where intervals were stored as float32
@@ -63,21 +63,12 @@ def averaged(words: np.ndarray, stream: Timeline, claimed: np.ndarray | None) ->
     return means(stream.features, of_word, rows, len(words)), len(words) - len(np.unique(of_word))
 
 
-@dataclass
-class Words:
-    """The words of a video with all streams averaged over them; {modality key: (n, d)} and (n, 2) seconds."""
-
-    video: str
-    streams: dict[str, np.ndarray]
-    intervals: np.ndarray
-
-
 class WordAligned:
     """Finds the streams of a segment, one row a word of text in each. `told` counts what is dropped or replaced."""
 
     def __init__(self, streams: dict[str, Stream], told: Counter):
         self.streams, self.told = streams, told
-        self._last: Words | None = None
+        self.words = lru_cache(maxsize=1)(self._words)  # one video has many segments, one after the other
 
     def __call__(self, segment: Segment) -> dict[str, np.ndarray | None]:
         """{modality key: (words of the segment, d), None where the text has neither video nor segment}.
@@ -87,10 +78,9 @@ class WordAligned:
         own = self.streams["text"].own(segment)
         if own is not None:
             return self._own(segment, own)
-        if self._last is None or self._last.video != segment.video:
-            self._last = self._words(segment.video)
-        inside, _ = overlapping(self._last.intervals, np.array([[segment.start, segment.end]]))
-        return {key: rows[inside] for key, rows in self._last.streams.items()}
+        streams, intervals = self.words(segment.video)
+        inside, _ = overlapping(intervals, np.array([[segment.start, segment.end]]))
+        return {key: rows[inside] for key, rows in streams.items()}
 
     def _own(self, segment: Segment, text: Timeline) -> dict[str, np.ndarray | None]:
         """The streams of a segment whose own entry in the text has a row a word."""
@@ -102,11 +92,11 @@ class WordAligned:
             found[key] = self._averaged(key, text.intervals, here, by_place)
         return found
 
-    def _words(self, video: str) -> Words:
+    def _words(self, video: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """All streams averaged over the n words of a video, {modality key: (n, d)}, and the words' seconds (n, 2)."""
         text = self.streams["text"].whole(video)
         if text is None:
-            return Words(video, {key: np.zeros((0, stream.width)) for key, stream in self.streams.items()},
-                         np.zeros((0, 2)))
+            return {key: np.zeros((0, stream.width)) for key, stream in self.streams.items()}, np.zeros((0, 2))
         text = self._finite("text", text)
         if self.streams["text"].counts_words:
             text = one_row_a_word(text)
@@ -120,7 +110,7 @@ class WordAligned:
             both = stream.counts_words and self.streams["text"].counts_words
             by_id = places(rows.numbers, text.numbers) if both else None
             found[key] = self._averaged(key, text.intervals, rows, by_id)
-        return Words(video, found, text.intervals)
+        return found, text.intervals
 
     def _others(self) -> list[tuple[str, Stream]]:
         return [(key, stream) for key, stream in self.streams.items() if key != "text"]
@@ -140,13 +130,12 @@ class WordAligned:
 
 def one_row_a_word(rows: Timeline) -> Timeline:
     """Entries of words, each with the mean of its rows and the interval that they cover."""
-    order = np.argsort(rows.numbers, kind="stable")
-    numbers, first, of_word = np.unique(rows.numbers[order], return_index=True, return_inverse=True)
-    if not len(numbers):
+    if not len(rows):
         return rows
-    starts = np.minimum.reduceat(rows.intervals[order, 0], first)
-    ends = np.maximum.reduceat(rows.intervals[order, 1], first)
-    return Timeline(means(rows.features, of_word, order, len(numbers)), np.stack([starts, ends], axis=1), numbers)
+    order = np.argsort(rows.numbers, kind="stable")
+    numbers, intervals = entries(rows.numbers, rows.intervals)
+    of_word = np.searchsorted(numbers, rows.numbers[order])
+    return Timeline(means(rows.features, of_word, order, len(numbers)), intervals, numbers)
 
 
 def places(numbers: np.ndarray, of: np.ndarray) -> np.ndarray:
