@@ -76,7 +76,6 @@ DEFAULT_CASES = ("mult-aligned", "mult-unaligned", "pmr-aligned", "pmr-unaligned
 GROWTH = (1, 2, 4)
 PARTS = ("kernels", "one vector", "kept memory")  # of what makes ours fast
 WAYS = ("bfloat16", "tf32", "compiled")  # to run ours
-HEAD = ("", "", "quartiles", "peak memory", "time / ours", "memory / ours")
 
 
 class Contender:
@@ -135,7 +134,7 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, dict[str, An
 
 def table(results: dict[str, dict[str, dict[str, Any]]], unit: str) -> str:
     """Results {title: {implementation: figures}} as a Markdown table."""
-    return markdown_table((*HEAD[:2], unit, *HEAD[2:]), [
+    return markdown_table(("", "", unit, "quartiles", "peak memory", "time / ours", "memory / ours"), [
         (title, name, f"{figures['seconds']:.3g}", " - ".join(f"{q:.3g}" for q in figures["quartiles"] or ()),
          f"{figures['peak_bytes'] / 2**20:.0f} MB", f"{figures['times_ours']:.2f}", f"{figures['peak_times_ours']:.2f}")
         for title, implementations in results.items() for name, figures in implementations.items()

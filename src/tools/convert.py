@@ -55,11 +55,6 @@ class Job:
     asked: Asked = ANYTHING
 
 
-def unaligned(streams: dict[str, Stream]) -> Finder:
-    """Finds the steps of each stream that lie in a segment."""
-    return lambda segment: {key: stream.inside(segment) for key, stream in streams.items()}
-
-
 def pack(segments: list[Segment], find: Finder, columns: Columns, shapes: dict[str, tuple[int, int]], told: Counter,
          bar: tqdm) -> dict[str, np.ndarray]:
     """The arrays of a split that has these Segments, with zeros in front. `shapes` are (steps, width) by modality key;
@@ -124,7 +119,8 @@ def convert(job: Job) -> tuple[dict[str, dict[str, np.ndarray]], Counter, Column
             told[f"{key}: videos whose ids count words, joined in time"] = (
                 len(stream.sequence.numbered) if stream.counts_words else 0)
         shapes = {key: (job.steps[key], stream.width) for key, stream in streams.items()}
-        find = WordAligned(streams, told) if job.aligned else unaligned(streams)
+        find: Finder = WordAligned(streams, told) if job.aligned else (
+            lambda segment: {key: stream.inside(segment) for key, stream in streams.items()})
         with tqdm(total=sum(map(len, of_split.values())), unit="segment", disable=not sys.stderr.isatty()) as bar:
             splits = {split: pack(here, find, columns, shapes, told, bar) for split, here in of_split.items()}
     if empty := [split for split, arrays in splits.items() if not len(arrays["labels"])]:
@@ -244,9 +240,8 @@ def main(argv: Sequence[str] | None) -> None:
         chosen = columns.names or [f"column {place + 1}" for place in columns.places]
         print(f"labels: {', '.join(map(printable, chosen))}; of the columns {columns.listing}"
               + ("; yes above 0" if columns.yes_no else ""))
-    for what, number in sorted(told.items()):
-        if number:
-            print(f"{what}: {number}")
+    for what, number in sorted((+told).items()):  # those above 0
+        print(f"{what}: {number}")
     print(f"{out} is written: python main.py --dataset {spec.name} --data_path {out.parent}"
           + (" --aligned" if aligned else "") + typed)
 

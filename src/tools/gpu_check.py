@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from src.data.formats import MODALITY_KEYS, SPLITS
 from src.data.specs import find_spec
 from src.errors import Parser, UserError, command
 from src.files import write_whole
@@ -41,7 +42,6 @@ JOBS = (1, 2, 4, 8)
 SECONDS = 5  # of counting
 WAIT = 60  # seconds that a part needs at least
 PLAN = 180  # seconds that the cases of the benchmark leave for the plan
-SPLITS = ("train", "valid", "test")
 SAMPLES = {"mosi": (1284, 229, 686), "mosei": (16326, 1871, 4659), "iemocap": (2717, 798, 938)}
 SIZES = {  # (T, d) of text, audio and vision in MulT's files, by data set and whether they are aligned
     ("mosi", True): ((50, 300), (50, 5), (50, 20)), ("mosi", False): ((50, 300), (375, 5), (500, 20)),
@@ -143,7 +143,7 @@ def make_files(folder: Path) -> None:
     for (name, aligned), sizes in SIZES.items():
         spec, splits = find_spec(name), {}
         few = {key: random.normal(size=(64, *size)).astype(np.float32)
-               for key, size in zip(("text", "audio", "vision"), sizes, strict=True)}
+               for key, size in zip(MODALITY_KEYS, sizes, strict=True)}
         for split, samples in zip(SPLITS, SAMPLES[name], strict=True):
             labels = random.uniform(-3, 3, (samples, 1, 1)) if spec.task.output_dim == 1 else \
                 np.eye(2)[random.integers(2, size=(samples, 4))]

@@ -29,6 +29,7 @@ from torch.utils.flop_counter import flop_registry
 from src.errors import UserError
 from src.report.table_formats import markdown_table
 from src.tools import benchmark_worker
+from src.tools.launches import NO_LAUNCH
 from src.training.state import add_gradients
 
 from modules import kernels
@@ -36,7 +37,6 @@ from modules.kernels import cpu
 
 WIDE, CACHED, UNCACHED = 2048, 2**16, 2**26  # floats: the side of a product, a vector in a cache, one that is in none
 SECONDS = 0.5  # for which a rate is measured
-NO_WORK = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "prim::", "profiler::")
 FLOAT = 4  # bytes
 PASSES = ("forward", "backward", "update")
 HEAD = ("", "", "part", "seconds", "share", "GFLOP", "M exp", "M decisions", "MB", "limit, seconds", "of its limit")
@@ -110,7 +110,7 @@ class Parts(TorchDispatchMode):
         start = now()
         out = operation(*args, **(kwargs or {}))
         seconds = now() - start
-        if not operation.is_view and not operation.name().startswith(NO_WORK):
+        if not operation.is_view and not operation.name().startswith(NO_LAUNCH):
             formula = flop_registry.get(operation.overloadpacket)
             tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)]
             self.work[self.doing, "products" if formula else "other operations"].add(

@@ -162,9 +162,8 @@ def main(argv: Sequence[str] | None) -> None:
     clips, streams = read_streams(arguments, told)
     print(LICENCE)
     print("The text says which of the two sentences is spoken, and has no other content.")
-    for what, number in told.items():
-        if number:
-            print(f"{what}: {number}")
+    for what, number in (+told).items():  # those above 0
+        print(f"{what}: {number}")
     for fold, path in files.items():
         splits = make_splits(clips, streams, fold, arguments.emotions)
         check_splits(read_layout(splits, path)[1], specs[fold], False, path)
