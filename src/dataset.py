@@ -181,7 +181,7 @@ def check_shapes(splits: dict, where: str | Path) -> None:
     """UserError unless all splits have the steps and features of train."""
     for name, split in splits.items():
         for key in MODALITY_KEYS:
-            shape, train_shape = (s.shape(key)[1:] for s in (split, splits["train"]))
+            shape, train_shape = (s.features[key].shape[1:] for s in (split, splits["train"]))
             if shape != train_shape:
                 raise UserError(f"{where}, {name} {key} has (steps, features) {shape}, but train has {train_shape}")
 

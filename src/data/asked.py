@@ -50,7 +50,7 @@ def compare_alignment(train: Any, aligned: bool, told: bool | None, path: str | 
     """Lines about the alignment of a file; UserError where it is not the one that was asked for. `told` is what its
     name says.
     """
-    steps = [train.shape(key)[1] for key in MODALITY_KEYS]
+    steps = [train.features[key].shape[1] for key in MODALITY_KEYS]
     same = len(set(steps)) == 1
     if aligned and not same:
         raise UserError(

@@ -32,7 +32,7 @@ from src.data.file_kinds import read_pickle
 from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, read_layout
 from src.data.rows import MANIFEST, Rows, header_of
 from src.errors import UserError, printable
-from src.files import MOST_LOG, check_zip, open_file, read_text, wait_for
+from src.files import MOST_LOG, check_zip, keep, open_file, read_text, wait_for
 from src.sealed import seal, unseal
 
 FORMAT = 2  # of the manifest and of what the arrays mean; 1 had no checksums
@@ -49,10 +49,6 @@ class ConvertedSplit:
     padding: dict  # {modality key: (N, T_m) bool, True where a step is all zeros}
     labels: np.ndarray  # (N, ...), as the file's
     ids: list  # N strings
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        """(N, T_m, d_m)"""
-        return self.features[key].shape
 
 
 @dataclass(frozen=True)
@@ -181,8 +177,7 @@ def save(folder: Path, splits: dict[str, ConvertedSplit], manifest: dict[str, An
     def write(name: str, content: Callable[[Any], Any]) -> None:
         with (folder / name).open("wb") as file:
             content(file)
-            file.flush()
-            os.fsync(file.fileno())
+            keep(file)
     write("labels_and_padding.npz", lambda file: np.savez(file, **{
         f"{name}_{kind}": array for name, split in splits.items()
         for kind, array in (("labels", split.labels), *split.padding.items())
@@ -249,7 +244,7 @@ def convert(splits: dict[str, RawSplit], where: str | Path,
         for name, split in splits.items():
             streams = {key: Stream(split.features[key], key, split.lengths.get(key)) for key in MODALITY_KEYS}
             features = {
-                key: store(f"{name}_{key}", split.shape(key), stream.chunks(f"{where}, {name} {key}", bar.update))
+                key: store(f"{name}_{key}", stream.array.shape, stream.chunks(f"{where}, {name} {key}", bar.update))
                 for key, stream in streams.items()
             }
             padding = {key: stream.padding for key, stream in streams.items()}
@@ -281,7 +276,6 @@ def in_folder(folder: Path) -> Store:
                 written = np.ascontiguousarray(chunk, dtype="<f4")
                 sums += map(zlib.crc32, written)
                 file.write(written.data)
-            file.flush()
-            os.fsync(file.fileno())
+            keep(file)
         return Rows(path, shape, sums)
     return store

@@ -96,7 +96,8 @@ def fetch(url: str, path: Path, facts: Facts, room: int = 0) -> Path:
     An interrupted download leaves a part, which the next call resumes. `room` is the disk space needed besides, in
     bytes. SourceError where the source does not give the file; UserError where the disk does not take it.
     """
-    host, of_drive, furthest = urlsplit(url).hostname, is_drive(url), 0
+    host, furthest = urlsplit(url).hostname, 0
+    of_drive = host in ("drive.google.com", "docs.google.com")
     gdown = network()[0]
     while True:
         part, have = find_part(path)
@@ -175,11 +176,6 @@ def follow(bar: tqdm, folder: Path, done: int, total: int | None) -> None:
             f"it has {bar.total:,}" if bar.total else "nobody says how many there are"))
     if not bar.total:
         check_room(folder, LEFT_FREE)
-
-
-def is_drive(url: str) -> bool:
-    """Whether a URL is Google Drive's."""
-    return urlsplit(url).hostname in ("drive.google.com", "docs.google.com")
 
 
 def find_in_folder(url: str, name: str) -> str:

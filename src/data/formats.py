@@ -38,10 +38,6 @@ class RawSplit:
     lengths: dict = field(default_factory=dict)  # {modality key: (N,) steps before its padding}; none: padding in front
     notes: list[str] = field(default_factory=list)  # lines about what was guessed of it
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """(N, T_m, d_m)"""
-        return self.features[key].shape
-
 
 def read_layout(raw: Any, where: str | Path) -> tuple[str, dict[str, RawSplit]]:
     """The protocol, "MulT" or "MMSA", and {split: RawSplit} of a file's dict; UserError where it has neither layout.
@@ -54,7 +50,7 @@ def read_layout(raw: Any, where: str | Path) -> tuple[str, dict[str, RawSplit]]:
     for name in SPLITS:
         place = f"{where}, {name}"
         arrays = item_of(raw, name, where)
-        labels = (_mmsa_labels if protocol == "MMSA" else _mult_labels)(arrays, place)
+        labels = _labels_of(arrays, protocol, place)
         if not len(labels):
             raise UserError(f"{place} has no samples; each of {', '.join(SPLITS)} needs some")
         present = {key: features_of(arrays, key, len(labels), place) for key in MODALITY_KEYS if key not in absent}
@@ -109,27 +105,27 @@ def zeros_beside(present: dict[str, Any], width: int = 1) -> np.ndarray:
     return np.broadcast_to(np.float32(0), (samples, steps, width))
 
 
+def is_numeric(value: Any) -> bool:
+    """Whether it is an array of numbers."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+
+
 def numbers_in(array: Any, where: str) -> np.ndarray:
     """The array, if it is one of numbers; UserError where it is not."""
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+    if not is_numeric(array):
         kind = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
         raise UserError(f"{where} is {kind}, not an array of numbers")
     return array
 
 
-def _mult_labels(arrays: Any, place: str) -> np.ndarray:
-    labels = numbers_in(_listed(item_of(arrays, "labels", place)), f"{place} labels")
-    if labels.ndim == 0:
-        raise UserError(f"{place} labels has shape (); expected (samples, ...)")
-    return labels
-
-
-def _mmsa_labels(arrays: Any, place: str) -> np.ndarray:
-    """(N,) regression labels, an array or a list -> (N, 1, 1)."""
-    labels = numbers_in(_listed(item_of(arrays, "regression_labels", place)), f"{place} regression_labels")
-    if labels.ndim != 1:
-        raise UserError(f"{place} regression_labels has shape {labels.shape}; expected (samples,)")
-    return labels.reshape(-1, 1, 1)
+def _labels_of(arrays: Any, protocol: str, place: str) -> np.ndarray:
+    """The labels of a split (N, ...); MMSA's (N,) as (N, 1, 1)."""
+    of_mmsa = protocol == "MMSA"
+    key = "regression_labels" if of_mmsa else "labels"
+    labels = numbers_in(_listed(item_of(arrays, key, place)), f"{place} {key}")
+    if labels.ndim == 0 or (of_mmsa and labels.ndim > 1):
+        raise UserError(f"{place} {key} has shape {labels.shape}; expected (samples,{'' if of_mmsa else ' ...'})")
+    return labels.reshape(-1, 1, 1) if of_mmsa else labels
 
 
 def _listed(numbers: Any) -> Any:
@@ -182,13 +178,11 @@ def with_lengths(raw: Any, splits: dict[str, RawSplit], where: str | Path) -> di
     """
     told = {name: _told_lengths(raw[name], split, place_of(name, where)) for name, split in splits.items()}
     first, train = next(iter(splits.items()))
-    aligned = "audio" not in told[first] and len({train.shape(key)[1] for key in MODALITY_KEYS}) == 1
-    moved: tuple[str, ...] = MODALITY_KEYS
+    aligned = "audio" not in told[first] and len({train.features[key].shape[1] for key in MODALITY_KEYS}) == 1
+    votes = {key: tail_votes(train.features[key]) for key in MODALITY_KEYS}
     if aligned:
-        if sum(tail_votes(train.features[key]) for key in MODALITY_KEYS) < 0:
-            moved = ()
-    else:
-        moved = tuple(key for key in MODALITY_KEYS if tail_votes(train.features[key]) >= 0)
+        votes = dict.fromkeys(MODALITY_KEYS, sum(votes.values()))
+    moved = [key for key in MODALITY_KEYS if votes[key] >= 0]
     for name, split in splits.items():
         if moved:
             split.lengths.update(_lengths(split, told[name], moved, aligned))
@@ -208,7 +202,7 @@ def _told_lengths(arrays: Any, split: RawSplit, place: str) -> dict[str, np.ndar
             lengths = numbers_in(_listed(arrays[f"{key}_lengths"]), f"{place} {key}_lengths")
             told[key] = _checked_lengths(lengths, split, key, place)
     if arrays.get("text_bert") is not None and arrays.get("text") is not None:
-        mask = bert_mask(arrays["text_bert"], *split.shape("text")[:2])
+        mask = bert_mask(arrays["text_bert"], *split.features["text"].shape[:2])
         if mask is None:
             split.notes.append("text_bert is no (N, 3, T) of ids, mask and segment for the steps of text: it is not "
                                "used, and a text ends with its last step that is not all zeros")
@@ -219,7 +213,8 @@ def _told_lengths(arrays: Any, split: RawSplit, place: str) -> dict[str, np.ndar
 
 def _checked_lengths(lengths: np.ndarray, split: RawSplit, key: str, place: str) -> np.ndarray:
     """(N,) lengths between 1 and the steps there are; UserError where all of them, or one below 0, tell nothing."""
-    features, steps, name = split.features[key], split.shape(key)[1], f"{key}_lengths"
+    features, name = split.features[key], f"{key}_lengths"
+    steps = features.shape[1]
     if lengths.shape != features.shape[:1] or not np.isfinite(lengths).all():
         raise UserError(f"{place} does not tell one length of {key} for each of its {len(features)} samples")
     instead = f"mend {name!r}, or drop it from every split: lengths are then read off {key}"
@@ -246,7 +241,7 @@ def bert_mask(raw: Any, samples: int, steps: int) -> np.ndarray | None:
             raw = np.array([[numbers_in(_listed(row), "a row") for row in item] for item in raw])
         except (UserError, TypeError, ValueError):
             return None
-    if not isinstance(raw, np.ndarray) or raw.dtype.kind not in "biuf":
+    if not is_numeric(raw):
         return None
     for axis, shape in ((1, (samples, 3, steps)), (2, (samples, steps, 3))):
         if raw.shape == shape:

@@ -234,7 +234,8 @@ def find_file(spec: DatasetSpec, data_path: str | Path, aligned: bool) -> Path:
 def missing_file_message(spec: DatasetSpec, path: Path, data_path: str | Path, aligned: bool) -> str:
     """Which file is missing and what to do about it."""
     other = spec.file(data_path, not aligned)
-    fetch = f"{download_command(spec.name, data_path)} fetches it, and so does --download" if spec.paper else ""
+    fetch = (f"python -m src download --dataset {spec.name} --data_path {shlex.quote(str(data_path))} fetches it, and "
+             "so does --download") if spec.paper else ""
     if other.is_file():
         use = f"{path} is missing, but {other.name} is there: {'leave out' if aligned else 'add'} --aligned to use it"
         return f"{use}; {fetch}" if fetch else use
@@ -247,8 +248,3 @@ def missing_file_message(spec: DatasetSpec, path: Path, data_path: str | Path, a
         return f"{path} is missing: {spec.made_by} makes it"
     known = ", ".join(known.name for known in KNOWN)
     return f"{path} is missing: put it there, name its folder by --data_path, or use a known data set ({known})"
-
-
-def download_command(dataset: str, data_path: str | Path) -> str:
-    """The command that fetches a data set."""
-    return f"python -m src download --dataset {dataset} --data_path {shlex.quote(str(data_path))}"

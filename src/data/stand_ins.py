@@ -151,11 +151,6 @@ def refuse_call(*arguments: Any) -> None:
     raise RefusedPickle("a call of a plain type")
 
 
-def build_empty_array(subtype: Any, shape: Any, code: Any) -> PickledArray:
-    """Stands for numpy's _reconstruct: an array whose contents come next."""
-    return PickledArray()
-
-
 def build_array_from_buffer(buffer: Any, pickled_dtype: Any, shape: Any, order: Any,
                             axis_order: Any = None) -> PickledArray:
     """Stands for numpy's _frombuffer, which pickle protocol 5 uses. Since numpy 2.3 a transposed array has the order
@@ -175,13 +170,8 @@ def build_bytes(text: Any, encoding: Any = "latin1") -> Stretch | bytes:
     return Stretch(text.start, text.size, bytes_of_text) if isinstance(text, Stretch) else text.encode("latin1")
 
 
-def build_empty_bytes() -> bytes:
-    """Stands for bytes, by which Python 3 writes b"" for Python 2."""
-    return b""
-
-
 BUILDERS: dict[tuple[str, str], Callable] = {
-    ("__builtin__", "bytes"): build_empty_bytes,
+    ("__builtin__", "bytes"): lambda: b"",  # as Python 3 writes it for Python 2
     ("numpy", "dtype"): PickledDtype,
     ("numpy", "ndarray"): PickledArray,
     ("_codecs", "encode"): build_bytes,
@@ -190,6 +180,6 @@ BUILDERS: dict[tuple[str, str], Callable] = {
     **{(module, name): refuse_call for module in ("builtins", "__builtin__") for name in FACTORIES},
 }
 for numpy_core in ("numpy.core", "numpy._core"):  # before and since numpy 2
-    BUILDERS[f"{numpy_core}.multiarray", "_reconstruct"] = build_empty_array
+    BUILDERS[f"{numpy_core}.multiarray", "_reconstruct"] = lambda subtype, shape, code: PickledArray()  # filled next
     BUILDERS[f"{numpy_core}.multiarray", "scalar"] = PickledScalar
     BUILDERS[f"{numpy_core}.numeric", "_frombuffer"] = build_array_from_buffer

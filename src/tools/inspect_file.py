@@ -15,7 +15,7 @@ from src.data.asked import compare
 from src.data.cache import convert, read_file, sha256_of
 from src.data.conversion import to_front
 from src.data.file_kinds import read_pickle
-from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, read_layout
+from src.data.formats import MODALITY_KEYS, SPLITS, RawSplit, chunks_of, is_numeric, read_layout
 from src.data.safe_pickle import release_pages
 from src.data.specs import DatasetSpec, find_spec, hinted_by_name, owner_of, told_by_path
 from src.dataset import check_splits
@@ -122,11 +122,6 @@ def kind_of(value: Any) -> str:
     if isinstance(value, (list, tuple, dict)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"
-
-
-def is_numeric(value: Any) -> bool:
-    """Whether it is an array of numbers."""
-    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
 def stream_text(array: np.ndarray, lengths: np.ndarray | None) -> str:
