@@ -204,19 +204,13 @@ def emotion(index: int) -> dict[str, Metric]:
     return {"acc": accuracy(decision), "f1": of_classes(weighted_f1, decision)}
 
 
-def scores(predictions: Any, truths: Any, bound: float = np.inf) -> tuple[ndarray, ndarray]:
-    """Predictions and truths as flat float32 arrays, clipped to +-bound; ValueError unless equally many, and some."""
-    predictions, truths = (np.clip(np.asarray(x, dtype=np.float32).ravel(), -bound, bound)
-                           for x in (predictions, truths))
-    if predictions.size != truths.size or not truths.size:
-        raise ValueError(f"{predictions.size} predictions for {truths.size} truths")
+def paired(predictions: ndarray, truths: ndarray) -> tuple[ndarray, ndarray]:
+    """Both arrays; ValueError unless they have one shape, and some samples."""
+    if predictions.shape != truths.shape or not truths.size:
+        raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths")
     return predictions, truths
 
 
-def answers(logits: Any, truths: Any, decisions: int) -> tuple[ndarray, ndarray]:
-    """The decisions (N, K) of two logits each, and the truths (N, K) as whole numbers; ValueError as in `scores`."""
-    predicted = np.asarray(logits, dtype=np.float32).reshape(-1, decisions, 2).argmax(axis=2)
-    truths = np.asarray(truths).reshape(-1, decisions).astype(int)
-    if predicted.shape != truths.shape or not truths.size:
-        raise ValueError(f"{len(predicted)} decisions for {len(truths)} truths")
-    return predicted, truths
+def scores(predictions: Any, truths: Any, bound: float = np.inf) -> tuple[ndarray, ndarray]:
+    """Predictions and truths as flat float32 arrays, clipped to +-bound; ValueError as in `paired`."""
+    return paired(*(np.clip(np.asarray(x, dtype=np.float32).ravel(), -bound, bound) for x in (predictions, truths)))

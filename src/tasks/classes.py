@@ -62,7 +62,9 @@ class EmotionClassification(Task):
         return type(self)(self.labels, ((len(train_labels) - yes) / yes).tolist())
 
     def pair(self, prediction: Any, labels: Any) -> tuple[ndarray, ndarray]:
-        return eval_metrics.answers(prediction, labels, len(self.labels))
+        """The decisions (N, K) of two logits each, and the truths (N, K)."""
+        decisions = np.asarray(prediction, dtype=np.float32).reshape(-1, len(self.labels), 2).argmax(axis=2)
+        return eval_metrics.paired(decisions, np.asarray(labels).reshape(-1, len(self.labels)).astype(int))
 
     @staticmethod
     def takes(shape: Sequence[int]) -> bool:
@@ -159,10 +161,7 @@ class Classification(Task):
 
     def pair(self, prediction: Any, labels: Any) -> tuple[ndarray, ndarray]:
         predicted = np.asarray(prediction, dtype=np.float32).reshape(-1, self.output_dim).argmax(axis=1)
-        truths = np.asarray(labels).reshape(-1).astype(int)
-        if predicted.shape != truths.shape or not truths.size:
-            raise ValueError(f"{len(predicted)} predictions for {len(truths)} truths")
-        return predicted, truths
+        return eval_metrics.paired(predicted, np.asarray(labels).reshape(-1).astype(int))
 
     @staticmethod
     def takes(shape: Sequence[int]) -> bool:

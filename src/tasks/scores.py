@@ -187,11 +187,8 @@ class ScoresRegression(Regression):
         return cls(record["labels"], record.get("scale"))
 
     def pair(self, prediction: Any, labels: Any) -> tuple[ndarray, ndarray]:
-        predictions, truths = (np.asarray(x, dtype=np.float32).reshape(-1, self.output_dim)
-                               for x in (prediction, labels))
-        if predictions.shape != truths.shape or not truths.size:
-            raise ValueError(f"{len(predictions)} predictions for {len(truths)} truths")
-        return predictions, truths
+        return eval_metrics.paired(*(np.asarray(x, dtype=np.float32).reshape(-1, self.output_dim)
+                                     for x in (prediction, labels)))
 
     @staticmethod
     def takes(shape: Sequence[int]) -> bool:
