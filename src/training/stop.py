@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from src.errors import run_command
@@ -37,19 +37,14 @@ class StopRequested(SystemExit):
         return EXIT_CODES[signal.Signals[self.signal]]
 
 
-class StopSignals:
+class StopSignals(ExitStack):
     """`with StopSignals() as stop:` keeps the first signal for `stop.check()` to find; a second exits at once."""
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._handlers: dict = {}
+    received: int | None = None
 
     def __enter__(self) -> "StopSignals":
-        self._handlers = handle_with(self._receive)
+        self.enter_context(handled_by(self._receive))
         return self
-
-    def __exit__(self, *error: object) -> None:
-        restore(self._handlers)
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.received is not None:
@@ -69,11 +64,8 @@ def interrupted_by_signals() -> Iterator[None]:
     """A signal raises StopRequested at any place in the block, as Ctrl-C raises KeyboardInterrupt."""
     def interrupt(number: int, frame: Any) -> None:
         raise StopRequested(number)
-    handlers = handle_with(interrupt)
-    try:
+    with handled_by(interrupt):
         yield
-    finally:
-        restore(handlers)
 
 
 def run_resumable(command: Callable[[list[str]], int | None], argv: Sequence[str] | None) -> int:
@@ -86,18 +78,17 @@ def run_resumable(command: Callable[[list[str]], int | None], argv: Sequence[str
         return int(stopped.code or 0)
 
 
-def handle_with(handler: Callable) -> dict:
-    """Give the signals a handler, but not those that are ignored, as after nohup; returns the argument of `restore`.
+@contextmanager
+def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let a handler have the signals that come in the block, but not those that are ignored, as after nohup.
 
     Only a main thread can have signals: in another one nothing is done.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.signal(number, handler) for number in EXIT_CODES
-            if signal.getsignal(number) != signal.SIG_IGN}
-
-
-def restore(handlers: dict) -> None:
-    """Give the signals their handlers of before."""
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in EXIT_CODES
+              if in_main_thread and signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler_of_before in before.items():
+            signal.signal(number, handler_of_before)
