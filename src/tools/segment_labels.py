@@ -4,15 +4,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from src.data.specs import MOSEI_EMOTIONS
 from src.errors import UserError, printable
 from src.tasks.choice import Asked
 from src.tools.computational_sequence import SEGMENT_ID, ComputationalSequence
 
 DECIMALS = 4  # of the seconds in an id
-EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 PUBLISHED = {  # {name of a sequence of CMU-MOSEI: its columns}, of standard_datasets/CMU_MOSEI/README.md of the SDK
-    "All Labels": ("sentiment", *EMOTIONS),
-    "Emotion Labels": EMOTIONS,
+    "All Labels": ("sentiment", *MOSEI_EMOTIONS),
+    "Emotion Labels": MOSEI_EMOTIONS,
 }
 
 
@@ -94,10 +94,10 @@ def wanted_columns(labels: ComputationalSequence, wanted: list[str] | None, aske
     places = tuple(dict.fromkeys(by_name[name.lower()] for name in wanted))
     chosen = tuple(names[i] for i in places)
     open_task = asked.task is None and asked.scale is None
-    if open_task and set(chosen) & set(EMOTIONS) and not set(chosen) <= set(EMOTIONS):
+    if open_task and set(chosen) & set(MOSEI_EMOTIONS) and not set(chosen) <= set(MOSEI_EMOTIONS):
         raise UserError(f"--label_columns {' '.join(wanted)} mixes emotions, which are yes or no, with scores; leave "
                         "some out, or give --task scores to take all as numbers")
-    yes_no = asked.task == "emotions" or (open_task and set(chosen) <= set(EMOTIONS))
+    yes_no = asked.task == "emotions" or (open_task and set(chosen) <= set(MOSEI_EMOTIONS))
     return Columns(places, chosen if known else (), listing, yes_no)
 
 

@@ -106,11 +106,6 @@ def speed_up(model: nn.Module, device: torch.device, precision: str = "float32",
     return model
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in CPU_IS_FULL)
-
-
 class TrainingError(UserError):
     """Training fails with these settings: it diverges, or memory is too small. Other settings may work."""
 
@@ -124,7 +119,7 @@ def explained(advice: str) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        if is_out_of_memory(error):
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in CPU_IS_FULL):
             raise TrainingError(f"out of memory: {advice}") from error
         if type(error).__module__ in COMPILER:
             raise UserError(f"--compile fails here, leave it out: {reason.split(' Set TORCH')[0]}") from error
