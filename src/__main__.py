@@ -37,7 +37,6 @@ COMMANDS = {  # name: (module whose main(argv) it is, help)
 
 
 def usage() -> str:
-    """The list of commands."""
     lines = (f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items())
     return "\n".join(["usage: python -m src COMMAND [--help] ...", "", *lines, "", "To train: python main.py --help"])
 

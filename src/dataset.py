@@ -102,7 +102,6 @@ class Dataset:
         return sum(x.nbytes for split in self.splits.values() for x in (*split.features, *split.padding))
 
     def to(self, device: str | torch.device) -> "Dataset":
-        """The data set with its splits on a device."""
         return replace(self, splits={name: split.to(device) for name, split in self.splits.items()})
 
     def of_few_lengths(self) -> "Dataset":

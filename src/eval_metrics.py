@@ -49,7 +49,6 @@ def metrics_of_totals(definitions: Mapping[str, Metric], totals: Mapping[str, An
 
 
 def everyone(truths: ndarray) -> ndarray:
-    """All samples."""
     return np.full(len(truths), True)
 
 

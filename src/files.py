@@ -149,7 +149,6 @@ class FolderLock:
         return "another process"
 
     def release(self) -> None:
-        """Let others have the folder."""
         with suppress(OSError):  # the disk has become read-only: the lock ends all the same
             self.path.unlink()
         self._lock.release()

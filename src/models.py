@@ -86,18 +86,8 @@ class PMR(MultimodalModel):
     language and the hub, `_a` for audio, `_v` for vision. None of the paper's hyper-parameters are public: every
     default is our choice; a protocol chose `defaults` on validation (docs/measured/defaults.md).
 
-    Options of its own:
-        attn_mask       MulT's causal mask between each two segments (modules/sequence.py), in units and read-out
-        modalities      which of "l", "a", "v" take part, e.g. "la" (an ablation)
-        message_update  "attention", "mean" or "none": the hub is averaged, or never renewed (ablations)
-        dynamic_filter  False fixes the gate G at 1/2 (an ablation)
-        residual        False is the literal form of the paper's MRU
-        message_form    "lowrank" or "full" message weights W_m, of width `message_dim` (k) and `message_rank` (r)
-        readout_layers  layers of the last encoder, which has a layer norm before it with `readout_norm`
-        pool            read the "last" step of each segment, or the "mean" of its real steps
-        hub_tokens      steps K of a hub of learned queries, for streams of any length (ours); 0 for the paper's hub
-        self_window     window W of a modality's attention to itself (ours), 0 for none
-        mask_padding    hide padding from every attention
+    OPTIONS says what each of its own options does. `attn_mask` lies between each two segments (modules/sequence.py), in
+    units and read-out; `hub_tokens` are learned queries; `mask_padding` hides padding from every attention.
     """
 
     options, ablations, defaults, presets = OPTIONS, ABLATIONS, DEFAULTS, PRESETS

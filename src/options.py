@@ -46,15 +46,12 @@ class Choices:
     source: str
 
     def including(self, value: Any) -> "Choices":
-        """These choices and one more."""
         return self if value in self.values else replace(self, values=(*self.values, value))
 
     def where(self, fits: Callable[[Any], bool]) -> "Choices":
-        """Those of the choices for which `fits(value)`."""
         return replace(self, values=tuple(filter(fits, self.values)))
 
     def draw(self, trial: Any, name: str) -> Any:
-        """A value of an Optuna trial."""
         return trial.suggest_categorical(name, self.values)
 
     def __str__(self) -> str:
@@ -72,11 +69,9 @@ class Range:
     log: bool = False
 
     def including(self, value: float) -> "Range":
-        """This range, widened to hold a value."""
         return replace(self, low=min(self.low, value), high=max(self.high, value))
 
     def draw(self, trial: Any, name: str) -> float:
-        """A value of an Optuna trial."""
         if isinstance(self.low, int):
             return trial.suggest_int(name, self.low, self.high)
         value = trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)

@@ -44,7 +44,6 @@ def read_preset(path: str | Path) -> dict[str, Any]:
 
 
 def is_preset(content: dict[str, Any]) -> bool:
-    """Whether a dict has what a preset's file must have."""
     found_by: Any = content.get("found_by")
     return (
         is_text(content.get("model")) and is_text(content.get("dataset")) and is_flag(content.get("aligned"))

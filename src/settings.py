@@ -119,7 +119,6 @@ class Settings:
 
     @property
     def spec(self) -> DatasetSpec:
-        """The known facts about the data set."""
         return find_spec(self.dataset)
 
     @property

@@ -129,7 +129,6 @@ def convert_file(path: Path, file: BufferedReader, source: dict[str, Any], cache
 
 
 def sha256_of(file: BufferedReader) -> str:
-    """The SHA-256 of an open file."""
     file.seek(0)
     return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -257,7 +256,6 @@ def convert(splits: dict[str, RawSplit], where: str | Path,
 
 
 def in_memory(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]) -> np.ndarray:
-    """Keep an array in memory."""
     array = np.empty(shape, dtype=np.float32)
     filled = 0
     for chunk in chunks:

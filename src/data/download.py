@@ -163,7 +163,6 @@ def obtain(source: Source, folder: Path, wanted: list[Path], facts: dict[str, Fa
 
 
 def unpack(archive: Path, wanted: list[Path], facts: dict[str, Facts]) -> None:
-    """Take files out of a zip."""
     members = find_members(archive, {path.name for path in wanted})
     failures = [f"{archive} has no {path.name}" for path in wanted if path.name not in members]
     for path in wanted:
@@ -235,7 +234,6 @@ def web_address(text: str) -> str:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
     parser = Parser(prog="python -m src download", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="mosi, mosei, iemocap or all")

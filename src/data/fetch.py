@@ -302,7 +302,6 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def gigabytes(size: int) -> str:
-    """A size in bytes, for a message."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 

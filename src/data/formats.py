@@ -106,7 +106,6 @@ def zeros_beside(present: dict[str, Any], width: int = 1) -> np.ndarray:
 
 
 def is_numeric(value: Any) -> bool:
-    """Whether it is an array of numbers."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 

@@ -60,7 +60,6 @@ class MappedFile:
         return start
 
     def read(self, size):
-        """The next so many bytes."""
         start = self.skip(size)
         return self.content[start:self.position]
 
@@ -155,7 +154,6 @@ class ArrayUnpickler(pickle._Unpickler):
         super().load_inst()
 
     def refuse_set(self):
-        """Sets have no place in a data file."""
         raise RefusedPickle("a set")
 
     dispatch = MappingProxyType({
@@ -238,7 +236,6 @@ class Walker(ArrayUnpickler):
     """Goes through a pickle of any content, of which it makes nothing."""
 
     def find_class(self, module, name):
-        """Whatever it is."""
         return Anything
 
     def persistent_load(self, pid):

@@ -232,7 +232,6 @@ def find_file(spec: DatasetSpec, data_path: str | Path, aligned: bool) -> Path:
 
 
 def missing_file_message(spec: DatasetSpec, path: Path, data_path: str | Path, aligned: bool) -> str:
-    """Which file is missing and what to do about it."""
     other = spec.file(data_path, not aligned)
     fetch = (f"python -m src download --dataset {spec.name} --data_path {shlex.quote(str(data_path))} fetches it, and "
              "so does --download") if spec.paper else ""

@@ -31,7 +31,6 @@ class Stretch:
 
 
 def text_of_python_2(content: Any) -> str:
-    """The str of Python 2 that these bytes are."""
     return str(content, "latin1")
 
 

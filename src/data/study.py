@@ -30,11 +30,9 @@ class Studied(NamedTuple):
 
     @property
     def words_of_hops(self) -> str:
-        """one hop"""
         return {1: "one hop", 2: "two hops"}[self.hops]
 
     def setting(self) -> Setting:
-        """What the streams are made by."""
         return Setting(lags=(self.lag // 2, self.lag), hops=self.hops, samples=SAMPLES,
                        **CONTROLS.get(self.control, {}))
 

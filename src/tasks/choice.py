@@ -117,7 +117,6 @@ def check_known(labels: ndarray, known: Sequence[Task], known_by: str, where: st
 
 
 def of_kind(kind: str, labels: ndarray, asked: Asked, where: str) -> Task:
-    """The task of one of KINDS for these labels."""
     if kind == "sentiment" or (kind == "score" and asked.scale == (-3, 3)):
         return SentimentRegression()
     if kind == "score":

@@ -101,7 +101,6 @@ class Contender:
         return json.loads(answer)
 
     def step(self, counted: bool) -> None:
-        """Make it take a step."""
         seconds, self.peak = self.ask()
         self.seconds += [seconds] * counted
 
@@ -154,7 +153,6 @@ def draw_growth(results: dict[int, dict[str, Any]], path: str) -> None:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line of `python -m src benchmark`."""
     parser = Parser(prog="python -m src benchmark", description=__doc__,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=DEFAULT_CASES, metavar="CASE",

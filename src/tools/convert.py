@@ -165,7 +165,6 @@ def scale_of(job: Job, columns: Columns, values: np.ndarray) -> tuple[float, flo
 
 
 def count_of(of_split: dict[str, list[Segment]]) -> int:
-    """The number of segments of all splits."""
     return sum(map(len, of_split.values()))
 
 
@@ -203,7 +202,6 @@ def write(splits: dict, path: Path) -> None:
 
 @command
 def main(argv: Sequence[str] | None) -> None:
-    """The command line of `python -m src convert`."""
     parser = Parser(prog="python -m src convert", description=__doc__.split("\n\n")[0].rstrip(":") + ".")
     for key in (*MODALITY_KEYS, "labels"):
         parser.add_argument(f"--{key}", required=True, metavar="FILE.csd", help=f"the computational sequence of {key}")

@@ -79,7 +79,6 @@ def find(path: Path, dataset: str | None, aligned: bool, asked: Asked = ANYTHING
 
 
 def report(found: Found) -> Iterator[str]:
-    """The lines that describe the content of a file."""
     layout = f"{found.protocol}'s layout" if found.protocol else "no layout that is known"
     yield f"{found.path}: {found.path.stat().st_size:,} bytes, SHA-256 {found.sha256}, {layout}"
     if not isinstance(found.raw, dict):
@@ -198,7 +197,6 @@ def pass_through(name: str, shape: tuple[int, ...], chunks: Iterable[np.ndarray]
 
 
 def draw(found: Found, split: str, sample: int, out: Path) -> None:
-    """Draw the streams of a sample of a split."""
     raw = found.splits[split]
     if sample >= len(raw.ids):
         raise UserError(f"--sample {sample}: {split} has the samples 0 to {len(raw.ids) - 1}")
@@ -219,7 +217,6 @@ def draw(found: Found, split: str, sample: int, out: Path) -> None:
 
 @command
 def main(argv: Sequence[str] | None) -> None:
-    """The command line of `python -m src inspect`."""
     parser = Parser(prog="python -m src inspect", description="What a data file holds, and whether main.py takes it.")
     parser.add_argument("file", metavar="FILE", type=Path, help="a data file of MulT's or MMSA's layout")
     parser.add_argument("--verify", action="store_true", help="compare what is stored with its checksums: the cache of "

@@ -37,12 +37,10 @@ class Launches(TorchDispatchMode):
         return True
 
     def add(self, launches: int) -> None:
-        """Count launches."""
         self.in_graphs += launches * self.inside
         self.eager += launches * (not self.inside)
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Count the operation and compute it."""
         if not operation.is_view and not operation.name().startswith(NO_LAUNCH):
             self.add(-1 if operation.name() == DROPOUT else 1)
         return operation(*args, **(kwargs or {}))

@@ -53,7 +53,6 @@ class Work:
     bytes: float = 0
 
     def add(self, **amounts: float) -> None:
-        """Count more of it."""
         for name, amount in amounts.items():
             setattr(self, name, getattr(self, name) + amount)
 
@@ -106,7 +105,6 @@ class Parts(TorchDispatchMode):
         self.work[doing, ""].add(seconds=now() - start)
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Compute and count an operation."""
         start = now()
         out = operation(*args, **(kwargs or {}))
         seconds = now() - start

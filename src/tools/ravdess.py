@@ -128,7 +128,6 @@ def read_streams(arguments: Namespace, told: Counter) -> tuple[list[Clip], dict[
 
 
 def make_parser() -> ArgumentParser:
-    """The flags of `python -m src ravdess`."""
     parser = Parser(prog="python -m src ravdess", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("audio_clone", type=Path, metavar="AUDIO_CLONE", help="folder of the recordings (wav)")
     parser.add_argument("face_clone", type=Path, metavar="FACE_CLONE", nargs="?",
@@ -150,7 +149,6 @@ def make_parser() -> ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None) -> None:
-    """The command line of `python -m src ravdess`."""
     arguments = make_parser().parse_args(argv)
     if (arguments.face_clone is None) == (arguments.faces is None):
         raise UserError("the faces are missing or given twice; give FACE_CLONE or --faces DIR")

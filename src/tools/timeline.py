@@ -56,7 +56,6 @@ class Stream:
         return self.sequence.width or 0
 
     def has(self, video: str) -> bool:
-        """Whether there is an entry of a video."""
         return video in self.sequence.ids or video in self.sequence.numbered
 
     def _note(self, video: str, steps: Timeline | None) -> None:

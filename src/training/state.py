@@ -121,7 +121,6 @@ class TrainingState:
         return self.epochs > 0 and self.epochs_since_best == 0 and not self.part.batches
 
     def finish(self, epoch: Epoch) -> None:
-        """Count an epoch as finished."""
         self.scheduler.step(epoch.valid.loss)
         self.epochs = epoch.number
         if self.selected is None or epoch.valid.loss < self.selected.valid.loss:
