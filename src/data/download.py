@@ -233,7 +233,8 @@ def web_address(text: str) -> str:
     return text
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def run(argv: Sequence[str] | None) -> None:
+    """Fetch what the command line asks for."""
     parser = Parser(prog="python -m src download", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, metavar="NAME", help="mosi, mosei, iemocap or all")
@@ -242,19 +243,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     own = parser.add_mutually_exclusive_group()
     own.add_argument("--url", type=web_address, help="fetch from there alone: a zip of data files, or one of them")
     own.add_argument("--archive", metavar="FILE", help="take the files out of this zip; nothing is fetched")
-    arguments = parser.parse_args(argv)
+    asked = parser.parse_args(argv)
     of_mult = [spec for spec in KNOWN if spec.paper and not spec.make]
-    arguments.specs = of_mult if arguments.dataset == "all" else [find_spec(arguments.dataset)]
-    return arguments
+    specs = of_mult if asked.dataset == "all" else [find_spec(asked.dataset)]
+    download(specs, asked.data_path, ALIGNMENTS[asked.alignment], asked.url, asked.archive)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    def fetch_all() -> None:
-        chosen = parse_arguments(argv)
-        download(chosen.specs, chosen.data_path, ALIGNMENTS[chosen.alignment], chosen.url, chosen.archive)
     try:
-        return run_command(fetch_all)
+        return run_command(run, argv)
     except KeyboardInterrupt:
         note("interrupted; the same command resumes the download")
         return 130

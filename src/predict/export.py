@@ -7,6 +7,7 @@ import argparse
 import io
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from src.data.formats import MODALITY_KEYS
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.files import write_whole
 from src.predict.predictor import Predictor, load_model
 from src.report.escapes import markdown
@@ -146,8 +147,8 @@ def settings_of(results: list[dict[str, Any]]) -> dict[str, list[str]]:
     return {name: [str(result["settings"].get(name)) for result in results] for name in names}
 
 
-def export(argv: list[str] | None) -> int:
-    """Export what the command line asks for."""
+@command
+def main(argv: Sequence[str] | None) -> None:
     parser = Parser(prog="python -m src export", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path,
                         help="folder of a finished run, or of a model: all its seeds")
@@ -163,9 +164,3 @@ def export(argv: list[str] | None) -> int:
     write_whole(asked.out / "model.pt2", file.getbuffer())
     write_whole(asked.out / "card.md", card_of(predictor).encode("utf-8", "backslashreplace"))
     print(f"# wrote {asked.out / 'model.pt2'} and card.md", file=sys.stderr)
-    return 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_command(export, argv)

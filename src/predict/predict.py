@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.files import write_whole
 from src.predict.predictor import Predictions, load_model
 from src.report.escapes import csv_cell
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m src predict", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path,
                         help="folder of a finished run, or of a model: the mean over its seeds, and their spread")
@@ -79,8 +79,8 @@ def as_npz(predictions: Predictions) -> bytes:
 FORMATS = {".csv": as_csv, ".jsonl": as_json_lines, ".npz": as_npz}
 
 
-def predict(argv: list[str] | None) -> int:
-    """Predict what the command line asks for."""
+@command
+def main(argv: Sequence[str] | None) -> None:
     asked = parse_arguments(argv)
     if asked.out and asked.out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {asked.out}: its ending says the format, one of {', '.join(FORMATS)}")
@@ -101,9 +101,3 @@ def predict(argv: list[str] | None) -> int:
         print(f"# wrote {asked.out}", file=sys.stderr)
     else:
         sys.stdout.write(as_csv(predictions).decode())
-    return 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_command(predict, argv)
