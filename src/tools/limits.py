@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -60,6 +60,12 @@ class Work:
         """The seconds that it takes at some rates a second."""
         computing = self.flops / rates.flops + self.exps / rates.exps + self.decisions / rates.decisions
         return max(computing, self.bytes / rates.bytes)
+
+    def cells(self, whole: "Work", limit: float) -> tuple[str, ...]:
+        """Its part of a row under HEAD, beside the work of the whole step and its limit in seconds."""
+        return (f"{self.seconds:.3g}", f"{self.seconds / whole.seconds:.0%}", f"{self.flops / 1e9:.3g}",
+                f"{self.exps / 1e6:.3g}", f"{self.decisions / 1e6:.3g}", f"{self.bytes / 1e6:.3g}", f"{limit:.2g}",
+                f"{limit / self.seconds:.0%}" if limit else "")
 
 
 def now() -> float:
@@ -197,17 +203,12 @@ def report(cases: list, arguments: argparse.Namespace) -> str:
         raise UserError(f"--limits counts what the CPU kernels do, and they are {kernels.state()}")
     rates, rows = machine_rates(), []
     for case in cases:
-        work = measure(case, arguments.repetitions, arguments.warm_up)
-        whole = sum(part.seconds for part in work.values())
-        for (doing, name), part in work.items():
-            limit = part.limit(rates)
-            rows.append((case.title, doing, name, f"{part.seconds:.3g}", f"{part.seconds / whole:.0%}",
-                         f"{part.flops / 1e9:.3g}", f"{part.exps / 1e6:.3g}", f"{part.decisions / 1e6:.3g}",
-                         f"{part.bytes / 1e6:.3g}", f"{limit:.2g}", f"{limit / part.seconds:.0%}" if limit else ""))
-        limit = sum(part.limit(rates) for part in work.values())
-        sums = [sum(getattr(part, f.name) for part in work.values()) for f in fields(Work)]
-        amounts = (f"{x / unit:.3g}" for x, unit in zip(sums[1:], (1e9, 1e6, 1e6, 1e6), strict=True))
-        rows.append((case.title, "all", "", f"{whole:.3g}", "100%", *amounts, f"{limit:.2g}", f"{limit / whole:.0%}"))
+        work, whole = measure(case, arguments.repetitions, arguments.warm_up), Work()
+        for part in work.values():
+            whole.add(**asdict(part))
+        limits = {key: part.limit(rates) for key, part in work.items()}
+        rows += [(case.title, *key, *part.cells(whole, limits[key])) for key, part in work.items()]
+        rows.append((case.title, "all", "", *whole.cells(whole, sum(limits.values()))))
     reached = (f"Alone, in threads: {torch.get_num_threads()}, this CPU reaches {rates.flops / 1e9:.0f} GFLOP/s in "
                f"products, {rates.exps / 1e6:.0f} M exponentials/s, {rates.decisions / 1e6:.0f} M decisions/s and "
                f"{rates.bytes / 1e9:.1f} GB/s of memory.")
