@@ -180,8 +180,6 @@ def wait_for(path: str | Path, what: str) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def alone_in(folder: str | Path) -> Iterator[None]:
-    """Keep other processes out of this block with the same folder, which exists."""
-    with FileLock(Path(folder) / "lock"):
-        yield
+def alone_in(folder: str | Path) -> FileLock:
+    """Keep other processes out of a block with the same folder, which exists."""
+    return FileLock(Path(folder) / "lock")

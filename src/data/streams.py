@@ -98,7 +98,9 @@ def _make_split(split: str, samples: int, setting: Setting, rng: np.random.Rando
         timing = zip((0, *delay), (0, *setting.lags), (1, *setting.rates), strict=True)
         for (key, of_words), (late, most, rate) in zip(cues.items(), timing, strict=True):
             frames = np.pad(of_words.repeat(rate, axis=0), ((late, most - late), (0, 0)))
-            streams[key].append(_with_noise(frames, WORDS * rate + most, setting.noise, noise))
+            noisy = frames + noise.normal(scale=setting.noise, size=frames.shape)
+            in_front = WORDS * rate + most - len(noisy)
+            streams[key].append(np.pad(noisy, ((in_front, 0), (0, 0))).astype(np.float32))
         if loses < setting.missing:
             streams[list(cues)[lost]][-1][:] = 0
         score = (1 if positive else -1) * (-1 if turned else 1) * strength[polar]
@@ -108,9 +110,3 @@ def _make_split(split: str, samples: int, setting: Setting, rng: np.random.Rando
         "labels": np.array(labels, dtype=np.float32).reshape(-1, 1, 1),
         "id": np.array([f"demo-{split}-{i}" for i in range(samples)]),
     }
-
-
-def _with_noise(sequence: ndarray, length: int, noise: float, rng: np.random.RandomState) -> ndarray:
-    """A (t, d) sequence with feature noise, front-padded with zeros to (length, d)."""
-    noisy = sequence + rng.normal(scale=noise, size=sequence.shape)
-    return np.concatenate([np.zeros((length - len(noisy), noisy.shape[1])), noisy]).astype(np.float32)
