@@ -172,17 +172,12 @@ def check_splits(splits: dict, spec: DatasetSpec, aligned: bool, where: str | Pa
         if split.labels.shape[1:] != of_train:
             raise UserError(f"{place} has shape {split.labels.shape}; expected {shape_of(of_train)}, as in train")
         choice.task.read_labels(split.labels, place)
-    check_shapes(splits, where)
-    return choice
-
-
-def check_shapes(splits: dict, where: str | Path) -> None:
-    """UserError unless all splits have the steps and features of train."""
     for name, split in splits.items():
         for key in MODALITY_KEYS:
             shape, train_shape = (s.features[key].shape[1:] for s in (split, splits["train"]))
             if shape != train_shape:
                 raise UserError(f"{where}, {name} {key} has (steps, features) {shape}, but train has {train_shape}")
+    return choice
 
 
 def lose(stream: Sequence, lost: torch.Tensor) -> Sequence:
