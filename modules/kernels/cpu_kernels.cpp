@@ -3,7 +3,7 @@
 //
 // No mask and no attention matrix is ever stored. A dropout decision is a hash of the seed and of its place, so the
 // backward pass draws the same ones again; attention makes its weights again row by row, from the logarithm of the sum
-// of each row's exponentials. Decisions are 32 bits wide: what is below `threshold` is dropped.
+// of each row's exponentials, all to base 2. Decisions are 32 bits wide: what is below `threshold` is dropped.
 //
 // Shape letters are those of modules/__init__.py, with S samples, c features a head and R rows. Features are
 // contiguous.
@@ -35,32 +35,32 @@ Key key_of(uint64_t seed, uint64_t row) {
     return {uint32_t(z), uint32_t(z >> 32)};
 }
 
-// A bijective hash of 32 bits with little bias (Wellons, "Prospecting for hash functions", 2018).
-inline uvec mix(uvec x) {
-    x = (x ^ (x >> 16)) * 0x21f0aaadu;
-    x = (x ^ (x >> 15)) * 0x735a2d97u;
-    return x ^ (x >> 15);
-}
-
-// `value` where the decisions of LANES places from `place` on are to keep, else 0.
+// `value` where the decisions of LANES places from `place` on are to keep, else 0. A decision is a hash of 32 bits: Weyl's
+// sequence from the first half of the key on, then the rounds of Wellons' ("Prospecting for hash functions", 2018) with
+// the second half between them. His last step mixes low bits alone, which decide nothing, and is left out.
 inline vec keep(vec value, Key key, uint32_t place, uint32_t threshold) {
-    return mix(mix(((uvec)LANE + place) ^ key.low) + key.high) >= threshold ? value : vec{};
+    constexpr uint32_t WEYL = 0x9e3779b9u;
+    uvec x = (uvec)LANE * WEYL + (place * WEYL + key.low);
+    x = (x ^ (x >> 16)) * 0x21f0aaadu + key.high;
+    x = (x ^ (x >> 15)) * 0x735a2d97u;
+    return x >= threshold ? value : vec{};
 }
 
-// e^x for x <= 0 to about 2e-7 relative (Cephes' polynomial); 0 below -87, and nan stays nan.
-inline vec exp_nonpositive(vec x) {
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-    const vec clamped = x < -87.0f ? vec{} - 87.0f : x;
-    const vec n = (clamped * 1.44269504f + magic) - magic;
-    const vec r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
-    vec y = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
-    const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
-    return x < -87.0f ? vec{} : y * (vec)power;
+constexpr float LOG2_E = 1.44269504f;
+
+// 2^x for x <= 0 to about 2.4e-7 relative; 0 below -126, and nan stays nan. The polynomial of degree 5 is the best one of 2^r
+// in relative error, from -1/2 to 1/2.
+inline vec exp2_nonpositive(vec x) {
+    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number, which the low bits then hold
+    const vec clamped = x < -126.0f ? vec{} - 126.0f : x;
+    const vec rounded = clamped + magic, r = clamped - (rounded - magic);
+    vec y = 1.3276472e-3f * r + 9.67554133e-3f;
+    y = y * r + 5.55071327e-2f;
+    y = y * r + 2.40221197e-1f;
+    y = y * r + 6.93146967e-1f;
+    y = y * r + 1.00000007f;
+    const ivec power = ((ivec)rounded << 23) + (127 << 23);  // 2 to the whole number
+    return x < -126.0f ? vec{} : y * (vec)power;
 }
 
 // A pair of halves, joined again and again: the sum or the maximum of all lanes.
@@ -78,6 +78,30 @@ inline float sum_of(vec x) {
 
 inline float max_of(vec x) {
     return fold(x, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+// The sums of all lanes of `count` vectors of up to LANES, in as many lanes, for half the work of each sum by itself: two
+// vectors become one, again and again, in which each has half its lanes.
+inline vec sums_of(const vec *x, int64_t count) {
+    vec half[LANES / 2], quarter[LANES / 4], eighth[LANES / 8];
+    for (int64_t i = 0; i < count; i += 2) {
+        const vec a = x[i], b = x[i + 1 < count ? i + 1 : i];
+        half[i / 2] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+                    + __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    }
+    for (int64_t i = 0; i < count; i += 4) {
+        const vec a = half[i / 2], b = half[i + 2 < count ? i / 2 + 1 : i / 2];
+        quarter[i / 4] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+                       + __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    }
+    for (int64_t i = 0; i < count; i += 8) {
+        const vec a = quarter[i / 4], b = quarter[i + 4 < count ? i / 4 + 1 : i / 4];
+        eighth[i / 8] = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29)
+                      + __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    }
+    const vec a = eighth[0], b = eighth[count > 8 ? 1 : 0];
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+         + __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 }  // namespace
@@ -146,15 +170,15 @@ class Head {
             const Key key = key_of_row(sample, i, head);
             vec sum{}, totals[WIDTH ? WIDTH : WIDEST] = {};
             each_block(i, [&](int64_t b, int64_t) {
-                vec weight = exp_nonpositive(weights[b] - max);
+                vec weight = exp2_nonpositive(weights[b] - max);
                 sum += weight;
                 if (a.threshold) weight = keep(weight, key, uint32_t(b * LANES), a.threshold);
                 for (int64_t f = 0; f < width(); ++f) totals[f] += weight * v[b * width() + f];
             });
             const float all = sum_of(sum), total = all == 0.0f ? 1.0f : all;  // a target step that sees nothing gets 0
-            a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log(total);
+            a.log_sum[(sample * a.heads + head) * a.T_t + i] = max + std::log2(total);
             float *out = a.out + dense(sample, i, head);
-            for (int64_t f = 0; f < width(); ++f) out[f] = sum_of(totals[f]) * (a.keep_scale / total);
+            write_sums(totals, a.keep_scale / total, out);
         }
     }
 
@@ -172,7 +196,7 @@ class Head {
             vec totals[WIDTH ? WIDTH : WIDEST] = {};
             each_block(i, [&](int64_t b, int64_t seen) {
                 const vec difference = score_of(q, i, b, seen) - log_sum;
-                const vec weight = exp_nonpositive(difference > 0.0f ? vec{} : difference);
+                const vec weight = exp2_nonpositive(difference > 0.0f ? vec{} : difference);
                 const vec mask = a.threshold ? keep(vec{} + a.keep_scale, key, uint32_t(b * LANES), a.threshold)
                                              : vec{} + 1.0f;
                 vec grad{};  // of the weight after dropout
@@ -187,7 +211,7 @@ class Head {
                 }
             });
             float *grad_q = a.grad_q + at(a.of_grad_q, sample, i, head);
-            for (int64_t f = 0; f < width(); ++f) grad_q[f] = sum_of(totals[f]);
+            write_sums(totals, 1.0f, grad_q);
         }
         store(grad_k, a.grad_k + at(a.of_grad_k, sample, 0, head), a.of_grad_k.step);
         store(grad_v, a.grad_v + at(a.of_grad_v, sample, 0, head), a.of_grad_v.step);
@@ -247,6 +271,14 @@ class Head {
                         grad[(segment.first_block + j / LANES) * width() + f][j % LANES];
     }
 
+    void write_sums(const vec *totals, float factor, float *to) const {
+        for (int64_t f = 0; f < width(); f += LANES) {
+            const int64_t count = std::min(LANES, width() - f);
+            const vec sums = sums_of(totals + f, count) * factor;
+            __builtin_memcpy(to + f, &sums, count * sizeof(float));
+        }
+    }
+
     // A block in which a target step sees something: its first `seen` lanes at most.
     struct Part { int32_t block, seen; };
 
@@ -289,7 +321,7 @@ class Head {
         ivec seen = LANE < int32_t(seen_lanes);
         if (windowed()) seen &= LANE >= int32_t(a.firsts[i] - block * LANES);
         if (a.hidden) seen &= __builtin_convertvector(*(const bvec *)(&visible[block * LANES]), ivec) != 0;
-        return seen ? score * a.scale : vec{} - INFINITY;
+        return seen ? score * (a.scale * LOG2_E) : vec{} - INFINITY;
     }
 };
 

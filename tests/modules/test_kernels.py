@@ -187,7 +187,7 @@ def test_the_rate_is_right_and_what_is_kept_is_scaled(function, p):
     assert abs(kept.double().mean().item() - (1 - p)) < 4 * standard_error
 
 
-@pytest.mark.parametrize("distance", [1, 2, 7, 16, 30, 1500, 2**14])
+@pytest.mark.parametrize("distance", [1, 2, 7, 16, 30, 64, 1024, 1500, 2048, 4096, 2**14])
 def test_decisions_are_independent_of_those_nearby(distance):
     p, mask = 0.3, draw_mask(1, 2_000_000, 0.3)[0]
     both_dropped = (~mask[distance:] & ~mask[:-distance]).double().mean().item()
