@@ -85,7 +85,8 @@ def test_pmr_has_the_defaults_that_the_protocol_chose(preset):
 def test_the_preset_tuned_has_what_the_protocol_chose(dataset, model, chosen):
     recorded = settings_of(f"--dataset {dataset} --model {model} --preset tuned")[0].recorded()
     assert {name: recorded[name] for name in chosen} == chosen
-    with pytest.raises(UserError, match="--preset tuned is for PMR, MulT, MulT-FFL: give that --model, or LF-"):
+    with pytest.raises(UserError, match="--preset tuned is for PMR, MulT, MulT-FFL: give that --model, "
+                                        "or LF-LSTM another"):
         settings_of("--model LF-LSTM --preset tuned")
 
 
