@@ -26,7 +26,7 @@ from src.errors import Parser, UserError
 from src.files import write_whole
 from src.grid.grid import SEEDS
 from src.grid.plan import DECIDED, Run, plan
-from src.grid.pool import execute_here, print_failures, visible_gpus
+from src.grid.pool import execute_here, print_failures, unfinished, visible_gpus
 from src.options import count
 from src.report.drawing import STYLE, save_figure
 from src.report.escapes import drawn_text
@@ -95,11 +95,9 @@ def run(argv: Sequence[str]) -> int:
     """Train what is missing, and write; returns the exit code."""
     asked = parse_arguments(argv)
     runs, _ = plan([s.name for s in asked.studied], "unaligned", asked.models, asked.seeds, asked.main_flags)
-    left = [run for run in runs if not run.finished]
-    print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
     failed = []
-    if left:
-        jobs = min(len(left), asked.jobs or len(visible_gpus()) or os.cpu_count() or 1)
+    if left := unfinished(runs):
+        jobs = asked.jobs or len(visible_gpus()) or os.cpu_count() or 1
         failed = execute_here(left, jobs, Path(asked.results_dir) / "logs")
     if gaps := {studied: gap for studied in asked.studied if (gap := gap_of(studied, runs))}:
         write(gaps, list(dict.fromkeys(run.settings.model for run in runs)), asked.out or Path(asked.results_dir))

@@ -21,7 +21,7 @@ from src.errors import Parser, UserError, printable
 from src.grid.estimate import print_estimate
 from src.grid.on_ray import execute_on_ray
 from src.grid.plan import ALIGNMENTS, Run, fetch_missing, plan
-from src.grid.pool import MAIN, execute_here, print_failures, visible_gpus
+from src.grid.pool import MAIN, execute_here, print_failures, unfinished, visible_gpus
 from src.models import MODELS
 from src.report.page.page import write_page
 from src.report.plots import make_figures
@@ -46,7 +46,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
                         help="runs at a time, given out over the GPUs (default: one a GPU, or one; demo: one a core)")
     parser.add_argument("--preset", help="paper, stock or a FILE of python -m src tune, for every run")
     parser.add_argument("--ablations", action="store_true", help="also PMR with each of its ablations")
-    parser.add_argument("--cluster", metavar="REGEX", help=CLUSTER_HELP)
+    parser.add_argument("--cluster", metavar="REGEX", type=check_pattern, help=CLUSTER_HELP)
     parser.add_argument("--download", action="store_true", help="first fetch the data files that are missing")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--tables", default="tables", help="folder of the tables")
@@ -98,8 +98,6 @@ def check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--jobs {arguments.jobs} starts nothing; give 1 or more")
     if arguments.gpus_per_run is not None and not arguments.ray:
         raise UserError("--gpus_per_run is for --ray; here, --jobs runs share the GPUs")
-    if arguments.cluster is not None:
-        check_pattern(arguments.cluster)
     if arguments.download and (arguments.dry_run or arguments.index is not None):
         raise UserError("--download goes with running the whole grid; fetch first: python -m src download --help")
 
@@ -126,13 +124,11 @@ def run_grid(argv: Sequence[str]) -> int:
 
 def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> int:
     """Run all that are not finished, then write tables, figures and page; returns the number of failed runs."""
-    left = [run for run in runs if not run.finished]
-    print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
-    logs, failed = Path(arguments.results_dir) / "logs", []
+    left, logs, failed = unfinished(runs), Path(arguments.results_dir) / "logs", []
     if left and arguments.ray:
         failed = execute_on_ray(arguments.ray, arguments.gpus_per_run, left, arguments.jobs, logs)
     elif left:
-        failed = execute_here(left, min(arguments.jobs, len(left)), logs)
+        failed = execute_here(left, arguments.jobs, logs)
     if len(failed) < len(runs):
         tables, problems = write_tables(arguments.results_dir, arguments.tables, arguments.ablations,
                                         arguments.cluster)

@@ -70,8 +70,16 @@ def environment_of(slot: int, jobs: int) -> dict[str, str]:
     return environment
 
 
+def unfinished(runs: Sequence[Run]) -> list[Run]:
+    """The runs that are not finished; prints how many are."""
+    left = [run for run in runs if not run.finished]
+    print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
+    return left
+
+
 def execute_here(runs: Sequence[Run], jobs: int, logs: Path) -> Failures:
-    """Run all on this machine, `jobs` at a time; returns the failures."""
+    """Run all on this machine, at most `jobs` at a time; returns the failures."""
+    jobs = min(jobs, len(runs))
     def start(run: Run, slot: int, log: Path) -> Process:
         log.write_text("")
         with log.open("a", encoding="utf-8") as console:  # a second grid may write there too

@@ -1,7 +1,6 @@
 """`python -m src predict RUN [RUN ...] FILE`: what finished runs answer for the clips of a file."""
 
 import argparse
-import csv
 import io
 import json
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 from src.errors import Parser, UserError, command
 from src.files import write_whole
 from src.predict.predictor import Predictions, load_model
-from src.report.escapes import csv_cell
+from src.report.escapes import csv_text
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -54,11 +53,8 @@ def shortest(value: np.floating) -> float:
 
 
 def as_csv(predictions: Predictions) -> bytes:
-    rows, text = list(rows_of(predictions)), io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(csv_cell, rows[0]))
-    writer.writerows(map(csv_cell, row.values()) for row in rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    rows = list(rows_of(predictions))
+    return csv_text([rows[0], *(row.values() for row in rows)]).encode("utf-8", "backslashreplace")
 
 
 def as_json_lines(predictions: Predictions) -> bytes:

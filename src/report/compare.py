@@ -9,14 +9,14 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from src.data.specs import find_spec
-from src.errors import Parser, UserError, printable, run_command
+from src.errors import Parser, UserError, command, printable
 from src.report.read_runs import LOSSES, read_log, read_run, read_seeds, read_text, test_metrics
 from src.report.significance import (
     CLUSTER_HELP,
@@ -322,10 +322,8 @@ def write_masked_logs(directory, paths):
 def lines_for(arguments, coloured):
     """The lines to print for a parsed command line."""
     paths = arguments.a, arguments.b
-    if arguments.cluster is not None:
-        check_pattern(arguments.cluster)
-        if not arguments.seeds:
-            raise UserError("--cluster is for the intervals of --seeds; give both, or leave it out")
+    if arguments.cluster is not None and not arguments.seeds:
+        raise UserError("--cluster is for the intervals of --seeds; give both, or leave it out")
     if arguments.mask_times is not None:
         return [write_masked_logs(arguments.mask_times, paths)]
     if arguments.seeds:
@@ -335,15 +333,14 @@ def lines_for(arguments, coloured):
     return report(a, b, compare(a, b), coloured)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Compare the runs on the command line; returns the exit code."""
+@command
+def main(argv: Sequence[str] | None) -> None:
+    """Compare the runs on the command line."""
     parser = Parser(prog="python -m src compare", description=__doc__.split("\n\n")[1])
     parser.add_argument("a", metavar="A", help="a run folder or a log; with --seeds a model folder")
     parser.add_argument("b", metavar="B", help="the same")
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--seeds", action="store_true", help="compare the seed<k> runs of two model folders")
     ways.add_argument("--mask_times", metavar="DIR", help="write the logs without times to DIR, for diff")
-    parser.add_argument("--cluster", metavar="REGEX", help=f"with --seeds: {CLUSTER_HELP}")
-    def show_comparison() -> None:
-        print(*lines_for(parser.parse_args(argv), coloured=sys.stdout.isatty()), sep="\n")
-    return run_command(show_comparison)
+    parser.add_argument("--cluster", metavar="REGEX", type=check_pattern, help=f"with --seeds: {CLUSTER_HELP}")
+    print(*lines_for(parser.parse_args(argv), coloured=sys.stdout.isatty()), sep="\n")

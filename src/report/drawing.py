@@ -4,12 +4,13 @@ They can be read in print and in grey: dashes, markers and hatches tell apart wh
 """
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy import ndarray
@@ -35,6 +36,24 @@ SPLIT_LINES = {  # of the losses: label, colour and dashes by split
 }
 GROUPS_IN_A_ROW = 8  # of the bar chart
 TRIAL_MARKS = {"complete": ("o", "#0072B2"), "pruned": ("x", "#D55E00")}  # by state: marker and colour
+
+
+def line_styles() -> Iterator[dict[str, Any]]:
+    """The style of one line after the other, without end."""
+    for color, dashes, marker in zip(cycle(LINE_COLORS), cycle(LINES), cycle(MARKERS), strict=False):
+        yield {"color": color, "ls": dashes, "lw": 1.5, "marker": marker, "mec": "black", "mew": 0.5, "ms": 4.5}
+
+
+def heat_map(axes: Axes, values: ndarray, ticks: tuple[int, int], limits: tuple[float, float | None] = (0, None),
+             shape: tuple[int, int] | None = None, **bar: Any) -> None:
+    """Show a matrix in grey, with a bar. Columns and rows count from 1, up to `shape` if given; `ticks` at most."""
+    rows, columns = shape or values.shape
+    image = axes.imshow(values, cmap="Greys", vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest",
+                        extent=(0.5, columns + 0.5, rows + 0.5, 0.5))
+    for axis, most in zip((axes.xaxis, axes.yaxis), ticks, strict=True):
+        axis.set_major_locator(whole_numbers(most))
+    axes.spines[["top", "right"]].set_visible(True)
+    axes.figure.colorbar(image, ax=axes, pad=0.02, **bar)
 
 
 def loss_curves(epochs: Sequence[Mapping[str, Any]]) -> dict[str, ndarray]:
@@ -181,11 +200,8 @@ def draw_gates(title: str, curves: Mapping[str, ndarray]) -> Figure:
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axes, (m, layers) in zip(panels, curves.items(), strict=True):
         steps = np.arange(1, layers.shape[1] + 1)
-        for i, (curve, color, dashes, marker) in enumerate(
-            zip(layers, cycle(LINE_COLORS), cycle(LINES), cycle(MARKERS), strict=False)
-        ):
-            axes.plot(steps, curve, dashes, color=color, marker=marker, mec="black", mew=0.5, ms=4.5, lw=1.5,
-                      markevery=max(1, len(steps) // 8), label=f"layer {i + 1}")
+        for i, (curve, style) in enumerate(zip(layers, line_styles(), strict=False)):
+            axes.plot(steps, curve, markevery=max(1, len(steps) // 8), label=f"layer {i + 1}", **style)
         axes.set_title(MODALITY_NAMES[m])
         axes.set_xlabel("time step")
         axes.xaxis.set_major_locator(whole_numbers(6))
@@ -226,22 +242,17 @@ def draw_attention(title: str, sample: str, maps: Mapping[str, ndarray],
     figure = Figure(figsize=(WIDTH, 1.2 + 1.7 * len(maps)), layout="constrained")
     panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (m, weights) in zip(panels, maps.items(), strict=True):
-        steps, hub_steps = weights.shape
-        image = axes.imshow(weights, cmap="Greys", vmin=0, aspect="auto", interpolation="nearest",
-                            extent=(0.5, hub_steps + 0.5, steps + 0.5, 0.5))
+        heat_map(axes, weights, (6, 6), label="weight")
         for _, end in list(segments.values())[:-1]:
             axes.axvline(end + 0.5, color="white", lw=3)
             axes.axvline(end + 0.5, color="black", ls="--", lw=1.2)
         axes.set_ylabel(f"step of\n{MODALITY_NAMES[m]}")
-        axes.yaxis.set_major_locator(whole_numbers(6))
-        axes.spines[["top", "right"]].set_visible(True)
-        figure.colorbar(image, ax=axes, label="weight", pad=0.02)
     middles = [(start + 1 + end) / 2 for start, end in segments.values()]
     panels[-1].set_xticks(
         middles, [f"{MODALITY_NAMES.get(m, m)}\n{start + 1} to {end}" for m, (start, end) in segments.items()])
     ticks, below = panels[-1].xaxis.get_major_ticks(), False
     for tick, here, before in zip(ticks[1:], middles[1:], middles[:-1], strict=False):
-        if below := here - before < hub_steps / 8 and not below:  # too near to stand side by side
+        if below := here - before < weights.shape[1] / 8 and not below:  # too near to stand side by side
             tick.set_pad(32)
     panels[-1].set_xlabel("segment and steps of the hub")
     figure.suptitle(f"{title}\nattention to the hub in the last layer, mean over heads\ntest sample {sample}")
@@ -255,14 +266,9 @@ def draw_pairs(title: str, sample: str, maps: Mapping[tuple[str, str], ndarray],
     panels = figure.subplots(len(targets), max(sum(t == target for t, _ in maps) for target in targets), squeeze=False)
     for axes_of_target, target in zip(panels, targets, strict=True):
         for axes, source in zip(axes_of_target, (s for t, s in maps if t == target), strict=True):
-            image = axes.imshow(maps[target, source], cmap="Greys", vmin=0, aspect="auto", interpolation="nearest",
-                                extent=(0.5, steps[source] + 0.5, steps[target] + 0.5, 0.5))
+            heat_map(axes, maps[target, source], (5, 5), shape=(steps[target], steps[source]))
             axes.set_xlabel(f"step of {MODALITY_NAMES[source]}")
             axes.set_ylabel(f"step of {MODALITY_NAMES[target]}")
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(whole_numbers(5))
-            axes.spines[["top", "right"]].set_visible(True)
-            figure.colorbar(image, ax=axes, pad=0.02)
     figure.suptitle(f"{title}\ncrossmodal attention in the last layer, mean over heads\ntest sample {sample}")
     return figure
 
@@ -280,20 +286,14 @@ def draw_streams(title: str, streams: Mapping[str, ndarray]) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 1.2 + 2 * len(streams)), layout="constrained")
     for axes, (name, stream) in zip(figure.subplots(len(streams), 1), streams.items(), strict=True):
-        steps, width = stream.shape
         real = (stream != 0).any(axis=1)
         shown = np.full(stream.shape, np.nan)
         shown[real] = standard_scores(stream[real])
-        image = axes.imshow(shown.T, cmap="Greys", vmin=-2, vmax=2, aspect="auto", interpolation="nearest",
-                            extent=(0.5, steps + 0.5, width + 0.5, 0.5))
+        heat_map(axes, shown.T, (8, 5), (-2, 2), label="standard deviations", extend="both")
         edges = np.flatnonzero(np.diff(np.concatenate([[True], real, [True]]))) + 0.5
         for start, end in edges.reshape(-1, 2):
             axes.axvspan(start, end, facecolor="#56B4E9", edgecolor="black", hatch="////", lw=0, alpha=0.5)
         axes.set_ylabel(f"feature of\n{name}")
-        axes.xaxis.set_major_locator(whole_numbers(8))
-        axes.yaxis.set_major_locator(whole_numbers(5))
-        axes.spines[["top", "right"]].set_visible(True)
-        figure.colorbar(image, ax=axes, label="standard deviations", pad=0.02, extend="both")
     axes.set_xlabel("time step (hatched: padding)")
     figure.suptitle(title)
     return figure

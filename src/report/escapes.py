@@ -1,8 +1,10 @@
 """Text for files that other programs read: the names of models and labels hold any characters, and stay text there."""
 
+import csv
+import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +32,13 @@ def markdown(text: str) -> str:
 def csv_cell(value: Any) -> Any:
     """A value for a cell of a CSV file. A text that a spreadsheet would take for a formula gets a quote before it."""
     return f"'{value}" if isinstance(value, str) and value.startswith(OF_FORMULAS) else value
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """The text of a CSV file of these rows of cells."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
+    return text.getvalue()
 
 
 def on_one_line(text: str) -> str:

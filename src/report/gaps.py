@@ -5,10 +5,7 @@
 A setting is learned if some model closes half of its gap, by its mean over seeds. One that is not supports no claim.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +13,8 @@ from matplotlib.figure import Figure
 from scipy.stats import ttest_1samp, ttest_ind
 
 from src.data.study import Studied
-from src.report.drawing import LINE_COLORS, LINES, MARKERS, WIDTH
+from src.report.drawing import WIDTH, line_styles
+from src.report.escapes import csv_text
 from src.report.significance import FEWEST_SEEDS
 from src.report.table_formats import markdown_table
 
@@ -135,15 +133,14 @@ def as_markdown(gaps: Gaps, models: Sequence[str]) -> str:
 
 def as_csv(gaps: Gaps) -> bytes:
     """A line for each run."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["hops", "lag", "control", "model", "seed", "mae", "oracle_mae", "train_mean_mae", "share_left"])
+    rows: list[list[Any]] = [["hops", "lag", "control", "model", "seed", "mae", "oracle_mae", "train_mean_mae",
+                              "share_left"]]
     for studied, gap in gaps.items():
         for model, by_seed in gap.models.items():
             shares = gap.shares(model)
-            writer.writerows([*studied, model, seed, mae, gap.oracle, gap.train_mean, shares[seed]]
-                             for seed, mae in by_seed.items())
-    return text.getvalue().encode()
+            rows += [[*studied, model, seed, mae, gap.oracle, gap.train_mean, shares[seed]]
+                     for seed, mae in by_seed.items()]
+    return csv_text(rows).encode()
 
 
 def draw(gaps: Gaps, models: Sequence[str]) -> Figure:
@@ -154,14 +151,12 @@ def draw(gaps: Gaps, models: Sequence[str]) -> Figure:
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for axes, title in zip(panels, titles, strict=True):
         inside = {studied.lag: gap for studied, gap in plain.items() if studied.words_of_hops == title}
-        for i, (model, color, dashes, marker) in enumerate(
-            zip(models, cycle(LINE_COLORS), cycle(LINES), cycle(MARKERS), strict=False)
-        ):
+        for i, (model, style) in enumerate(zip(models, line_styles(), strict=False)):
             points = {lag: limits(gap.shares(model)) for lag, gap in inside.items() if model in gap.models}
             means = [mean for mean, _, _ in points.values()]
             half_widths = [(high - low) / 2 for _, low, high in points.values()]
-            axes.errorbar([lag + 0.18 * (i - (len(models) - 1) / 2) for lag in points], means, half_widths, fmt=dashes,
-                          color=color, marker=marker, mec="black", mew=0.5, ms=4.5, lw=1.5, capsize=2.5, label=model)
+            axes.errorbar([lag + 0.18 * (i - (len(models) - 1) / 2) for lag in points], means, half_widths,
+                          capsize=2.5, label=model, **style)
         axes.axhline(HALF, color="0.5", lw=1, label="half of the gap")
         axes.set_xticks(list(inside))
         axes.set_xlabel("lag of vision in frames (audio: half of it)")

@@ -28,7 +28,7 @@ import torch
 from matplotlib.figure import Figure
 
 from src.dataset import Split
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.models import MODELS, PMR
 from src.report.drawing import (
     STYLE,
@@ -258,8 +258,9 @@ def save(figure: Figure, out: str | Path, name: str) -> Path:
     return path
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Draw the figures; returns the exit code."""
+@command
+def main(argv: Sequence[str] | None) -> None:
+    """Draw the figures and print their paths."""
     parser = Parser(prog="python -m src plots", description="Draw figures of finished runs.")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--folds", nargs="+", metavar="DIR", default=(), help=FOLDS_HELP)
@@ -267,5 +268,4 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", default="figures", help="folder for the figures")
     parser.add_argument("--sample", metavar="ID", help="the test sample whose attention is shown; else the first")
     parser.add_argument("--data_path", help="folder of the data files, if they have moved since training")
-
-    return run_command(lambda: print(*make_figures(**vars(parser.parse_args(argv))), sep="\n"))
+    print(*make_figures(**vars(parser.parse_args(argv))), sep="\n")

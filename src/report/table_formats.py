@@ -1,7 +1,5 @@
 """How a comparison table is written: Markdown, CSV, LaTeX (booktabs) and a picture."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from matplotlib.transforms import Bbox
 
 from src.eval_metrics import Metric
 from src.files import replacing, write_whole
-from src.report.escapes import csv_cell, drawn_text, latex, markdown
+from src.report.escapes import csv_text, drawn_text, latex, markdown
 from src.report.significance import MAIN, Difference, p_text
 
 if TYPE_CHECKING:
@@ -145,28 +143,26 @@ def to_csv(table: "Table") -> str:
 
     difference is the table's reference less the model of the row, p_value_holm that of the main metric.
     """
-    out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
-    def write_row(cells: list[Any]) -> None:
-        write(map(csv_cell, cells))
-    write_row(["table", "row", "metric", "mean", "std", "seeds", "published", "published_recalled",
-               "published_source", "p_value_holm", "no_better_than_trivial", "best", "published_otherwise",
-               "difference", "interval_low", "interval_high", "parameters", "published_parameters"])
+    rows: list[list[Any]] = [[
+        "table", "row", "metric", "mean", "std", "seeds", "published", "published_recalled", "published_source",
+        "p_value_holm", "no_better_than_trivial", "best", "published_otherwise", "difference", "interval_low",
+        "interval_high", "parameters", "published_parameters",
+    ]]
     for row in table.rows:
         sizes = [row.runs[0]["parameters"] if row.runs else None, row.published_parameters]
         for title, key in table.task.columns.items():
             cell = row.cells[key]
             p_value = row.p_value if list(table.task.main[1]) == [key] else None
-            write_row([table.name, row.label, title, cell.mean, cell.spread, len(row.runs), cell.published,
-                       cell.recalled if cell.published is not None else None, row.source, p_value,
-                       cell.trivial, cell.best, cell.conflict, *difference_fields(row, key), *sizes])
+            rows.append([table.name, row.label, title, cell.mean, cell.spread, len(row.runs), cell.published,
+                         cell.recalled if cell.published is not None else None, row.source, p_value,
+                         cell.trivial, cell.best, cell.conflict, *difference_fields(row, key), *sizes])
         if row.less and len(table.task.main[1]) > 1:
-            write_row([table.name, row.label, table.task.main[0], None, None, len(row.runs), None, None, None,
-                       row.p_value, None, None, None, *difference_fields(row, MAIN), None, None])
+            rows.append([table.name, row.label, table.task.main[0], None, None, len(row.runs), None, None, None,
+                         row.p_value, None, None, None, *difference_fields(row, MAIN), None, None])
         for name, values in unlisted_metrics(table, row.runs).items():
             mean = None if None in values else sum(values) / len(values)
-            write_row([table.name, row.label, name, mean, None, len(row.runs)] + [None] * 12)
-    return out.getvalue()
+            rows.append([table.name, row.label, name, mean, None, len(row.runs)] + [None] * 12)
+    return csv_text(rows)
 
 
 def difference_fields(row: "Row", key: str) -> list[float | None]:

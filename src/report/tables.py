@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from src.data.specs import find_spec
-from src.errors import Parser, UserError, printable, run_command
+from src.errors import Parser, UserError, command, printable
 from src.models import MODELS, ablations_of
 from src.report.folds import FOLDS_HELP, FOLDS_NOTE, pool
 from src.report.read_runs import Group, collect, predictions_of
@@ -304,22 +304,16 @@ def write_tables(results_dir: str | Path, out: str | Path, ablations: bool = Fal
     return tables, problems
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the tables and print them; returns the exit code."""
-    return run_command(show_tables, argv)
-
-
-def show_tables(argv: list[str] | None) -> None:
-    """The command line of `python -m src tables`."""
+@command
+def main(argv: Sequence[str] | None) -> None:
+    """Write the tables and print them."""
     parser = Parser(prog="python -m src tables", description=__doc__)
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--folds", nargs="+", metavar="DIR", default=(), help=FOLDS_HELP)
     parser.add_argument("--out", default="tables", help="folder of the tables")
     parser.add_argument("--ablations", action="store_true", help="also PMR against its ablations")
-    parser.add_argument("--cluster", metavar="REGEX", help=CLUSTER_HELP)
+    parser.add_argument("--cluster", metavar="REGEX", type=check_pattern, help=CLUSTER_HELP)
     arguments = parser.parse_args(argv)
-    if arguments.cluster is not None:
-        check_pattern(arguments.cluster)
     tables, problems = write_tables(**vars(arguments))
     for table in tables:
         print((Path(arguments.out) / f"{table.name}.md").read_text(encoding="utf-8"))

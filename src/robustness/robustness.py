@@ -4,15 +4,12 @@ For each data set and alignment it writes {stem}_robustness.csv, with every metr
 the main metric of the task, the models side by side. Strength 0 is the run's own result.
 """
 
-import csv
-import io
 import math
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from src.dataset import Dataset, Split
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.files import write_whole
-from src.report.drawing import LINE_COLORS, LINES, MARKERS, STYLE, WIDTH, save_figure
-from src.report.escapes import csv_cell, drawn_text, markdown
+from src.report.drawing import STYLE, WIDTH, line_styles, save_figure
+from src.report.escapes import csv_text, drawn_text, markdown
 from src.report.read_runs import finished_runs
 from src.robustness.disturbances import DISTURBANCES, UNITS, disturb, feature_spreads
 from src.runs.result import check_reproduced, difference_of_settings
@@ -104,15 +101,10 @@ def by_model(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def as_csv(runs: Sequence[Run]) -> bytes:
     """A line for each run and disturbance, with every metric of the task's table."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     columns = runs[0].task.columns
-    writer.writerow(["model", "seed", "disturbance", "strength", *columns])
-    for run in runs:
-        for (name, strength), metrics in run.metrics.items():
-            writer.writerow([csv_cell(run.model), run.result["seed"], name, strength,
-                             *(metrics[key] for key in columns.values())])
-    return text.getvalue().encode()
+    rows = [[run.model, run.result["seed"], name, strength, *(metrics[key] for key in columns.values())]
+            for run in runs for (name, strength), metrics in run.metrics.items()]
+    return csv_text([["model", "seed", "disturbance", "strength", *columns], *rows]).encode()
 
 
 def as_markdown(runs: Sequence[Run]) -> str:
@@ -151,12 +143,10 @@ def draw(runs: Sequence[Run]) -> Figure:
     figure = Figure(figsize=(WIDTH, 8), layout="constrained")
     panels, models = figure.subplots(4, 2, sharey=True), by_model(runs)
     for axes, (curve, strengths) in zip(panels.T.flat, curves().items(), strict=True):
-        for (name, seeds), color, dashes, marker in zip(
-            models.items(), cycle(LINE_COLORS), cycle(LINES), cycle(MARKERS), strict=False
-        ):
+        for (name, seeds), style in zip(models.items(), line_styles(), strict=False):
             means, spreads = zip(*points_of(seeds, curve, strengths), strict=True)
-            axes.errorbar([0, *strengths], means, spreads, fmt=dashes, color=color, marker=marker, mec="black", mew=0.5,
-                          ms=4.5, lw=1.5, capsize=2.5, label=f"{name}, {len(seeds)} seed{'s' * (len(seeds) > 1)}")
+            axes.errorbar([0, *strengths], means, spreads, capsize=2.5,
+                          label=f"{name}, {len(seeds)} seed{'s' * (len(seeds) > 1)}", **style)
         axes.set_title(curve)
         axes.set_xlabel(UNITS[curve.split()[0]])
     for axes in panels[:, 0]:
@@ -177,7 +167,8 @@ def write(runs: Sequence[Run], out: Path) -> list[Path]:
     return paths
 
 
-def robustness(argv: list[str] | None) -> None:
+@command
+def main(argv: Sequence[str] | None) -> None:
     """Measure the runs that the command line names."""
     parser = Parser(prog="python -m src robustness", description="Evaluate trained runs on a disturbed test split: "
                     "streams, steps missing, noise, streams shifted against each other.")
@@ -218,8 +209,3 @@ def check_comparable(runs: Sequence[Run]) -> None:
                 raise UserError(f"the runs of {name} differ in more than their seed ({difference}); measure them apart")
         if len({run.result["seed"] for run in (first, *others)}) <= len(others):
             raise UserError(f"two runs of {name} have the same seed; measure them apart")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    return run_command(robustness, argv)

@@ -180,7 +180,7 @@ def run(argv: Sequence[str]) -> int:
     failed = []
     if left:
         print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
-        failed = execute_here(left, min(arguments.jobs, len(left)), Path(arguments.results_dir) / "logs")
+        failed = execute_here(left, arguments.jobs, Path(arguments.results_dir) / "logs")
         losses = collect(figures, runs)
     show(protocol, losses)
     print_failures(failed)

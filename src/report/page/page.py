@@ -6,13 +6,14 @@ settings and runs.
 """
 
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from src.errors import Parser, UserError, run_command
+from src.errors import Parser, UserError, command
 from src.files import write_whole
 from src.models import makes_decisions
 from src.report.page.content import comparison, confusion_of, curves, differences, runs_listing, settings
@@ -78,21 +79,15 @@ def section(group: Group, models: dict[str, list], ablations: bool, cluster: str
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Write the page; returns the exit code."""
-    return run_command(show_page, argv)
-
-
-def show_page(argv: list[str] | None) -> None:
-    """The command line of `python -m src page`."""
+@command
+def main(argv: Sequence[str] | None) -> None:
+    """Write the page and print its path."""
     parser = Parser(prog="python -m src page", description=__doc__)
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--out", default="report", help="folder of the page")
     parser.add_argument("--ablations", action="store_true", help="also PMR against its ablations")
-    parser.add_argument("--cluster", metavar="REGEX", help=CLUSTER_HELP)
+    parser.add_argument("--cluster", metavar="REGEX", type=check_pattern, help=CLUSTER_HELP)
     arguments = parser.parse_args(argv)
-    if arguments.cluster is not None:
-        check_pattern(arguments.cluster)
     path, problems = write_page(**vars(arguments))
     for problem in problems:
         print(f"# left out: {problem}", file=sys.stderr)
