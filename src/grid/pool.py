@@ -71,7 +71,7 @@ def environment_of(slot: int, jobs: int) -> dict[str, str]:
 
 
 def unfinished(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are not finished; prints how many are."""
+    """The runs that are not finished. Prints how many are finished."""
     left = [run for run in runs if not run.finished]
     print(f"# {len(runs)} runs, {len(runs) - len(left)} of them finished before", flush=True)
     return left
